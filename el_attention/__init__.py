@@ -1,0 +1,47 @@
+"""EL-attention (Yan et al., ICML 2021) as a fairseq plugin.
+
+Importing the package, which `--user-dir` does, registers the `el_` models and tasks and lets
+torch load fairseq checkpoints.  Without a working fairseq the operators, states and plans can
+still be used; `fairseq_error` then says what is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "convert", "fairseq_error"]
+
+# fairseq compares --user-dir with these strings: let the same folder pass under its real name too.
+if os.path.realpath(__path__[0]) not in __path__:
+    __path__.append(os.path.realpath(__path__[0]))
+
+fairseq_error: Exception | None = None
+try:
+    import fairseq  # noqa: F401
+
+    from el_attention import plugin
+except Exception as error:  # a broken fairseq fails in many ways; the doctor reports each
+    fairseq_error = error
+    logging.getLogger(__name__).warning(
+        f"fairseq cannot be imported, only the operators are there: {error!r}"
+    )
+else:
+    plugin.allow_fairseq_checkpoints()
+    plugin.register_models()
+    plugin.register_tasks()
+
+
+def convert(target: Any, plan: str = "auto") -> Any:
+    """Makes a model, hub interface or generator use EL-attention; see `plugin.convert`.
+
+    Raises:
+        ImportError: if fairseq cannot be imported.
+        TypeError: if `target` is something else.
+        ValueError: if there is no such plan.
+    """
+    if fairseq_error is not None:
+        raise ImportError(f"el_attention.convert needs fairseq: {fairseq_error}") from fairseq_error
+    return plugin.convert(target, plan)

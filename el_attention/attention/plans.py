@@ -1,0 +1,176 @@
+"""The two exact plans of multi-head attention: what is kept of each state row, and how it is read.
+
+`ExpandedQuery` keeps the raw state, once for all heads, and moves both projections to the query
+side (EL-attention).  `SharedProjection` keeps the key and the value of each head, projected once
+and shared by all beams.  Both compute the same function over the same index.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from el_attention.ops import Attended, Rows, attend, contract, expand
+from el_attention.state import Payload
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Key and value projections of one attention; the tensors belong to the model.
+
+    Attributes:
+        heads: number of heads, H.
+        key_weight: [H * head_dim, width].
+        key_bias: [H * head_dim] or None.
+        value_weight: [H * head_dim, width].
+        value_bias: [H * head_dim] or None.
+    """
+
+    heads: int
+    key_weight: Tensor
+    key_bias: Tensor | None
+    value_weight: Tensor
+    value_bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A key and value that belong to no state row (`add_bias_kv`, `add_zero_attn`).
+
+    Attributes:
+        key: [H, head_dim], or None for zeros.
+        value: [H, head_dim], or None for zeros.
+    """
+
+    key: Tensor | None
+    value: Tensor | None
+
+
+class Result(NamedTuple):
+    """What a plan returns.
+
+    Attributes:
+        heads: [G, B, H, head_dim], the output of each head.
+        weights: [G, B, H, U + sinks], the attention weights before dropout, at least float32.
+    """
+
+    heads: Tensor
+    weights: Tensor
+
+
+class Plan(ABC):
+    """One way to compute attention over shared states."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def payload(self, projections: Projections, states: Tensor) -> Payload:
+        """Returns what is kept of `states` [..., width]: [..., key heads, W] each."""
+
+    @abstractmethod
+    def _queries(self, projections: Projections, query: Tensor) -> Tensor:
+        """Returns the query [G, B, H, head_dim] in the space of the kept keys."""
+
+    @abstractmethod
+    def _outputs(self, projections: Projections, attended: Attended) -> Tensor:
+        """Returns the rows' part of every head's output, [G, B, H, head_dim]."""
+
+    @abstractmethod
+    def _sink_score(self, projections: Projections, query: Tensor, sink: Sink) -> Tensor:
+        """Returns query . key of a sink, [G, B, H], on the scale of the rows' scores."""
+
+    def read(
+        self,
+        projections: Projections,
+        query: Tensor,
+        rows: list[Rows],
+        visible: Tensor | None,
+        sinks: tuple[Sink, ...] = (),
+        keep: Tensor | None = None,
+    ) -> Result:
+        """Attends to kept rows.
+
+        Args:
+            projections: of the attention.
+            query: [G, B, H, head_dim], projected and scaled.
+            rows: kept rows, see `el_attention.ops.attend`.
+            visible: bool [G, B or 1, U] or None.
+            sinks: keys and values outside the rows.
+            keep: [G, B, H, U + sinks], dropout factors on the weights, or None.
+
+        Returns:
+            Outputs of the heads, and the attention weights.
+
+        Raises:
+            ValueError: if shapes do not fit.
+        """
+        scores = None
+        if sinks:
+            scores = torch.stack([self._sink_score(projections, query, s) for s in sinks], -1)
+        attended = attend(self._queries(projections, query), rows, visible, sinks=scores, keep=keep)
+        heads = self._outputs(projections, attended)
+        for sink, weight in zip(sinks, attended.sink_weights.unbind(-1), strict=True):
+            if sink.value is not None:
+                heads = heads + weight.to(heads.dtype).unsqueeze(-1) * sink.value
+        return Result(heads, attended.weights)
+
+
+class ExpandedQuery(Plan):
+    """EL-attention: the state itself is key and value of every head."""
+
+    name = "expanded-query"
+
+    def payload(self, projections: Projections, states: Tensor) -> Payload:
+        """Returns the states themselves, as one key head that all heads share; no copy."""
+        rows = states.unsqueeze(-2)
+        return rows, rows
+
+    def _queries(self, projections: Projections, query: Tensor) -> Tensor:
+        return expand(query, projections.key_weight)
+
+    def _outputs(self, projections: Projections, attended: Attended) -> Tensor:
+        return contract(
+            attended.context, projections.value_weight, projections.value_bias, attended.mass
+        )
+
+    def _sink_score(self, projections: Projections, query: Tensor, sink: Sink) -> Tensor:
+        # The rows' scores leave out query . key_bias, the same for all rows; a sink has no such
+        # term, so here the difference counts.
+        score = query.new_zeros(query.shape[:-1])
+        if sink.key is not None:
+            score = (query * sink.key).sum(-1)
+        if projections.key_bias is not None:
+            score = score - (query * projections.key_bias.view(projections.heads, -1)).sum(-1)
+        return score
+
+
+class SharedProjection(Plan):
+    """Keys and values of every head, projected once per row and shared by all beams."""
+
+    name = "shared-projection"
+
+    def payload(self, projections: Projections, states: Tensor) -> Payload:
+        """Returns keys and values, [..., H, head_dim] each."""
+        key = F.linear(states, projections.key_weight, projections.key_bias)
+        value = F.linear(states, projections.value_weight, projections.value_bias)
+        shape = (*states.shape[:-1], projections.heads, -1)
+        return key.view(shape), value.view(shape)
+
+    def _queries(self, projections: Projections, query: Tensor) -> Tensor:
+        return query
+
+    def _outputs(self, projections: Projections, attended: Attended) -> Tensor:
+        return attended.context
+
+    def _sink_score(self, projections: Projections, query: Tensor, sink: Sink) -> Tensor:
+        if sink.key is None:
+            return query.new_zeros(query.shape[:-1])
+        return (query * sink.key).sum(-1)
+
+
+PLANS: dict[str, Plan] = {plan.name: plan for plan in (ExpandedQuery(), SharedProjection())}

@@ -1,0 +1,207 @@
+"""Pure-PyTorch operators: the readable specification, and the fallback without compiled kernels.
+
+Notation: G sentences, B beams of each sentence, H heads, W the width of a key, V the width of a
+value, U rows.  Equations are those of Yan et al., "EL-Attention", ICML 2021, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Run(NamedTuple):
+    """`count` sentences in a row, from `sentence` on, whose columns start at `column`."""
+
+    sentence: int
+    column: int
+    count: int
+
+
+class Rows(NamedTuple):
+    """Rows that an attention reads: where they lie, without moving them.
+
+    Attributes:
+        keys: [rows, columns, key heads, W]; one key head is shared by all H heads.
+        values: [rows, columns, key heads, V]; may be the same tensor as `keys`.
+        runs: the sentences, in order, and the columns that hold them.
+    """
+
+    keys: Tensor
+    values: Tensor
+    runs: Sequence[Run]
+
+
+class Attended(NamedTuple):
+    """What `attend` returns.
+
+    Attributes:
+        context: [G, B, H, V], in the dtype of the values.
+        weights: [G, B, H, U + E], softmax over rows and sinks, before `keep`; at least float32.
+        sink_weights: [G, B, H, E], the weights of the sinks after `keep`; E may be 0.
+        mass: [G, B, H, 1], the sum over rows of weights x keep, or None where it is known to be 1.
+    """
+
+    context: Tensor
+    weights: Tensor
+    sink_weights: Tensor
+    mass: Tensor | None
+
+
+def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype in which softmax is computed: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def expand(query: Tensor, key_weight: Tensor) -> Tensor:
+    """Moves the key projection to the query: e_i = q_i Wk_i^T.
+
+    Args:
+        query: [..., H, head_dim], scaled.
+        key_weight: [H * head_dim, W], as in `nn.Linear(W, H * head_dim)`.
+
+    Returns:
+        [..., H, W], the expanded query.
+
+    Raises:
+        ValueError: if `key_weight` does not have H * head_dim rows.
+    """
+    return torch.einsum("...hk,hkw->...hw", query, _by_head(key_weight, query, "key_weight"))
+
+
+def contract(
+    context: Tensor, value_weight: Tensor, value_bias: Tensor | None, mass: Tensor | None = None
+) -> Tensor:
+    """Applies the value projection to the context: head_i = c_i Wv_i + (sum_t p_it) bv_i.
+
+    Args:
+        context: [..., H, V].
+        value_weight: [H * head_dim, V], as in `nn.Linear(V, H * head_dim)`.
+        value_bias: [H * head_dim] or None.
+        mass: [..., H, 1], sum_t p_it; None where it is 1.
+
+    Returns:
+        [..., H, head_dim].
+
+    Raises:
+        ValueError: if `value_weight` cannot be divided among the heads.
+    """
+    heads = context.size(-2)
+    if value_weight.size(0) % heads:
+        raise ValueError(
+            f"value_weight: expected a multiple of {heads} heads as first size, "
+            f"got {tuple(value_weight.shape)}"
+        )
+    weight = value_weight.view(heads, -1, value_weight.size(1))
+    head = torch.einsum("...hw,hkw->...hk", context, weight)
+    if value_bias is None:
+        return head
+    bias = value_bias.view(heads, -1)
+    return head + (bias if mass is None else mass.to(bias.dtype) * bias)
+
+
+def attend(
+    query: Tensor,
+    rows: Sequence[Rows],
+    visible: Tensor | None,
+    *,
+    sinks: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> Attended:
+    """Attends from the beams of every sentence to the rows of that sentence, read in place.
+
+    p = softmax over visible rows and sinks of (query . key); context = sum over rows of p x keep x
+    value.  Rows that a beam does not see have weight 0 exactly; a beam that sees nothing gets
+    weights and context 0.
+
+    Args:
+        query: [G, B, H, W].
+        rows: pieces of the row axis, whose sizes add up to U.
+        visible: bool [G, B or 1, U], or None where every beam sees every row.
+        sinks: [G, B, H, E], scores of keys outside the rows, always visible.
+        keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
+
+    Returns:
+        context, weights, sink weights and mass; see `Attended`.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    groups, beam, heads, _ = query.shape
+    total = sum(piece.keys.size(0) for piece in rows)
+    if visible is not None and (visible.size(0), visible.size(-1)) != (groups, total):
+        raise ValueError(
+            f"visible: expected [{groups}, 1 or {beam}, {total}], got {tuple(visible.shape)}"
+        )
+    scores = torch.cat([_scores(query, piece) for piece in rows], dim=-1)
+    scores = scores.to(softmax_dtype(query.dtype))
+    if visible is not None:
+        scores = scores.masked_fill(~visible.unsqueeze(2), float("-inf"))
+    extra = 0 if sinks is None else sinks.size(-1)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)
+    blind = total == 0 or (visible is not None and not bool(visible.any(-1).all()))
+    if blind and visible is not None and not extra:  # softmax over nothing is NaN
+        weights = weights.masked_fill(~visible.any(-1)[..., None, None], 0.0)
+    kept = weights if keep is None else weights * keep
+    kept, sink_weights = kept.split([total, extra], dim=-1)
+    mass = kept.sum(-1, keepdim=True) if blind or extra or keep is not None else None
+    parts = kept.to(query.dtype).split([piece.keys.size(0) for piece in rows], dim=-1)
+    context = _context(parts[0], rows[0])
+    for part, piece in zip(parts[1:], rows[1:], strict=True):
+        context = context + _context(part, piece)
+    return Attended(context, weights, sink_weights, mass)
+
+
+def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
+    """Views [H * head_dim, W] as [H, head_dim, W]."""
+    heads, head_dim = query.shape[-2:]
+    if weight.size(0) != heads * head_dim:
+        raise ValueError(
+            f"{name}: expected {heads} x {head_dim} rows to match the query, "
+            f"got {tuple(weight.shape)}"
+        )
+    return weight.view(heads, head_dim, weight.size(1))
+
+
+def _scores(query: Tensor, piece: Rows) -> Tensor:
+    """Query . key: [G, B, H, rows of the piece]."""
+    groups, beam, heads, width = query.shape
+    key_heads = piece.keys.size(2)
+    # The queries that share a key head become the rows of one matrix.
+    shared = query.reshape(groups, beam, key_heads, heads // key_heads, width).transpose(1, 2)
+    shared = shared.reshape(groups, key_heads, -1, width)
+    scores = [
+        torch.matmul(
+            shared[run.sentence : run.sentence + run.count],
+            piece.keys[:, run.column : run.column + run.count].permute(1, 2, 3, 0),
+        )
+        for run in piece.runs
+    ]
+    joined = _join(scores).view(groups, key_heads, beam, heads // key_heads, -1)
+    return joined.transpose(1, 2).reshape(groups, beam, heads, -1)
+
+
+def _context(weights: Tensor, piece: Rows) -> Tensor:
+    """sum_t weight_t value_t: [G, B, H, V]."""
+    groups, beam, heads, length = weights.shape
+    key_heads = piece.values.size(2)
+    shared = weights.reshape(groups, beam, key_heads, heads // key_heads, length).transpose(1, 2)
+    shared = shared.reshape(groups, key_heads, -1, length)
+    context = [
+        torch.matmul(
+            shared[run.sentence : run.sentence + run.count],
+            piece.values[:, run.column : run.column + run.count].permute(1, 2, 0, 3),
+        )
+        for run in piece.runs
+    ]
+    joined = _join(context).view(groups, key_heads, beam, heads // key_heads, -1)
+    return joined.transpose(1, 2).reshape(groups, beam, heads, -1)
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

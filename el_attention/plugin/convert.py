@@ -1,0 +1,110 @@
+"""Turns what fairseq has built into its EL-attention form, in place."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar
+
+from fairseq.hub_utils import GeneratorHubInterface
+from fairseq.models import BaseFairseqModel
+from fairseq.models.transformer import TransformerDecoderBase, TransformerEncoderBase
+from fairseq.modules import BaseLayer, MultiheadAttention
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
+from fairseq.sequence_generator import SequenceGenerator
+
+from el_attention.attention import PLAN_CHOICES
+from el_attention.plugin.attention import ELAttention
+from el_attention.plugin.decoder import ELDecoder
+from el_attention.plugin.encoder import ELEncoder
+from el_attention.plugin.generator import convert_generator
+from el_attention.plugin.specialize import specialize
+from el_attention.plugin.task import ELTask
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T", BaseFairseqModel, GeneratorHubInterface, SequenceGenerator)
+
+
+def convert(target: T, plan: str = "auto") -> T:
+    """Makes a model, a hub interface or a generator use EL-attention when it generates.
+
+    The object is changed in place and stays what it was: same parameters and names, same results.
+    Training and scoring are fairseq's own.  A model that cannot be converted is left as it is, and
+    one warning says why.
+
+    Args:
+        target: a fairseq model; the result of `from_pretrained`; or a `SequenceGenerator`, whose
+            models are converted too.
+        plan: "auto", "expanded-query" or "shared-projection".
+
+    Returns:
+        `target`.
+
+    Raises:
+        TypeError: if `target` is something else.
+        ValueError: if there is no such plan.
+    """
+    if plan not in PLAN_CHOICES:
+        raise ValueError(f"attention plan: expected one of {PLAN_CHOICES}, got {plan!r}")
+    if isinstance(target, GeneratorHubInterface):
+        specialize(target.task, ELTask).el_plan = plan
+        for model in target.models:
+            _convert_model(model, plan)
+    elif isinstance(target, SequenceGenerator):
+        for model in target.model.models:
+            _convert_model(model, plan)
+        convert_generator(target)
+    elif isinstance(target, BaseFairseqModel):
+        _convert_model(target, plan)
+    else:
+        raise TypeError(
+            "convert: expected a fairseq model, a hub interface or a SequenceGenerator, "
+            f"got {type(target).__name__}"
+        )
+    return target
+
+
+def reason_against(model: BaseFairseqModel) -> str | None:
+    """Returns why `model` cannot use shared states at all, or None if it can."""
+    decoder, encoder = getattr(model, "decoder", None), getattr(model, "encoder", None)
+    if not isinstance(decoder, TransformerDecoderBase):
+        return f"its decoder is a {type(decoder).__name__}, expected a TransformerDecoder"
+    if decoder.cross_self_attention:
+        return "--cross-self-attention joins source and target states of each beam"
+    for layer in decoder.layers:
+        if isinstance(layer, BaseLayer):
+            continue
+        if not isinstance(layer, TransformerDecoderLayerBase):
+            return f"it has a {type(layer).__name__}, expected a TransformerDecoderLayer"
+        for name in ("self_attn", "encoder_attn"):
+            attention = getattr(layer, name)
+            if attention is not None and not isinstance(attention, MultiheadAttention):
+                return f"its {name} is a {type(attention).__name__}, expected MultiheadAttention"
+    if encoder is not None:
+        if not isinstance(encoder, TransformerEncoderBase):
+            return f"its encoder is a {type(encoder).__name__}, expected a TransformerEncoder"
+        reorder = type(encoder).reorder_encoder_out
+        if reorder not in (
+            TransformerEncoderBase.reorder_encoder_out,
+            ELEncoder.reorder_encoder_out,
+        ):
+            return f"{type(encoder).__name__} reorders its output in its own way"
+    return None
+
+
+def _convert_model(model: BaseFairseqModel, plan: str) -> None:
+    reason = reason_against(model)
+    if reason is not None:
+        logger.warning(f"{type(model).__name__}: fairseq's own attention, because {reason}")
+        return
+    specialize(model.decoder, ELDecoder)
+    for name, module in model.decoder.named_modules():
+        if isinstance(module, MultiheadAttention):
+            specialize(module, ELAttention)
+            module.el_name, module.el_plan, module.el_reported = f"decoder.{name}", plan, None
+            # fairseq never forgets the beam of an earlier generation; the tree knows better.
+            module.beam_size = 1
+    if getattr(model, "encoder", None) is not None:
+        specialize(model.encoder, ELEncoder)
+        # BART hides the method behind an instance attribute once it has been told a beam.
+        model.encoder.__dict__.pop("reorder_encoder_out", None)

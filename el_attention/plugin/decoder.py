@@ -1,0 +1,162 @@
+"""fairseq's Transformer decoder, with one tree of states for all of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from el_attention.plugin.attention import ELAttention
+from el_attention.plugin.decoding import DecodingState, Prompt, Source
+from el_attention.plugin.encoder import COLUMNS, replicated
+from el_attention.plugin.specialize import Specialized
+from el_attention.state import StatePool
+
+if TYPE_CHECKING:
+    from fairseq.models.transformer import TransformerDecoderBase as _Base
+else:
+    _Base = object
+
+EncoderOut = dict[str, list[Tensor]]
+Features = tuple[Tensor, dict[str, Any]]
+
+
+class ELDecoder(Specialized, _Base):
+    """Opens, advances and reorders the `DecodingState` that its attentions read."""
+
+    def begin(self, incremental_state: dict[str, Any], sentences: int, beam: int) -> DecodingState:
+        """Starts a generation.
+
+        Args:
+            incremental_state: empty; receives the state.
+            sentences: number of sentences, G.
+            beam: beams of each sentence, B.
+        """
+        device = next(self.parameters()).device
+        state = DecodingState(sentences, beam, device)
+        state.attach(incremental_state)
+        return state
+
+    def can_take_prompt(self) -> bool:
+        """Whether prompts can be processed in one pass with the same result."""
+        dtype = next(self.parameters()).dtype
+        return all(
+            module.self_attention and not module.drops and module.reason_against(dtype) is None
+            for module in self.el_attentions()
+        )
+
+    def take_prompt(self, incremental_state: dict[str, Any], tokens: Tensor) -> None:
+        """Processes the prompts of all sentences in one pass, once per sentence.
+
+        Args:
+            incremental_state: with a state that `begin` has just made.
+            tokens: int64 [G, P], right-padded; the first is the beginning of the sequence.
+        """
+        state = DecodingState.find(incremental_state)
+        assert state is not None
+        lengths = tokens.ne(self.padding_idx).sum(1).clamp(min=1)
+        with self._recorded_states() as recorded:
+            features, _ = super().extract_features(tokens, None)
+        state.tree.add_prompt(lengths)
+        for module, states in recorded.items():
+            plan = module.plan_for(state, states)
+            assert plan is not None
+            state.pools[module] = StatePool([plan.payload(module.projections(), states)])
+        state.prompt = Prompt(features, lengths, torch.arange(len(lengths), device=lengths.device))
+
+    def extract_features(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncoderOut | None = None,
+        incremental_state: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Features:
+        """Computes features; see fairseq's decoder for the arguments.
+
+        In a generation `encoder_out` holds one copy per sentence, with an index of beams.  Inside
+        the prompt, tokens may be given as one row per sentence instead of one per beam.
+        """
+        if incremental_state is None:
+            return super().extract_features(
+                prev_output_tokens, replicated(encoder_out), None, *args, **kwargs
+            )
+        source = _source(encoder_out)
+        state = DecodingState.find(incremental_state)
+        if state is None:
+            beam = _beam(source, prev_output_tokens.size(0))
+            state = self.begin(incremental_state, prev_output_tokens.size(0) // beam, beam)
+        age = prev_output_tokens.size(1) - 1
+
+        def step(tokens: Tensor, active: Tensor | None) -> Features:
+            hidden = tokens[:, -1].eq(self.padding_idx)
+            state.advance(age, hidden if hidden.any() else None, source, active)
+            return super(ELDecoder, self).extract_features(
+                tokens, encoder_out, incremental_state, *args, **kwargs
+            )
+
+        inside = None if state.prompt is None else age < state.prompt.lengths
+        if state.prompt is None or inside is None or not inside.any():
+            state.prompt = None
+            return step(prev_output_tokens, None)
+        features = state.prompt.at(age)
+        if prev_output_tokens.size(0) != state.tree.sentences:
+            features = features.repeat_interleave(state.tree.beam, 0)
+        if not inside.all():
+            active = (~inside).nonzero().flatten()
+            rows = (~inside).repeat_interleave(state.tree.beam)
+            features[rows] = step(prev_output_tokens[rows], active)[0]
+        return features, {"attn": [None], "inner_states": []}
+
+    def reorder_incremental_state(
+        self, incremental_state: dict[str, Any], new_order: Tensor
+    ) -> None:
+        """Follows the beams in the tree; modules that keep fairseq's state reorder their own."""
+        state = DecodingState.find(incremental_state)
+        if state is not None:
+            state.reorder(new_order)
+
+    def el_attentions(self) -> list[ELAttention]:
+        """All attentions that can read shared states."""
+        return [module for module in self.modules() if isinstance(module, ELAttention)]
+
+    @contextmanager
+    def _recorded_states(self) -> Iterator[dict[ELAttention, Tensor]]:
+        """Collects the input of every self-attention during a pass: [P, G, width] each."""
+        recorded: dict[ELAttention, Tensor] = {}
+
+        def record(module: ELAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            recorded[module] = kwargs["query"] if "query" in kwargs else args[0]
+
+        handles = [
+            module.register_forward_pre_hook(record, with_kwargs=True)
+            for module in self.el_attentions()
+        ]
+        try:
+            yield recorded
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _source(encoder_out: EncoderOut | None) -> Source | None:
+    if encoder_out is None or not encoder_out["encoder_out"]:
+        return None
+    states = encoder_out["encoder_out"][0]
+    padding = encoder_out["encoder_padding_mask"]
+    columns = encoder_out.get(COLUMNS)
+    everyone = torch.arange(states.size(1), device=states.device)
+    return Source(states, padding[0] if padding else None, columns[0] if columns else everyone)
+
+
+def _beam(source: Source | None, rows: int) -> int:
+    """Finds how many rows belong to each sentence: 1 unless the source says otherwise."""
+    if source is None or rows % source.states.size(1):
+        return 1
+    sentences = source.states.size(1)
+    beam = rows // sentences
+    order = torch.arange(sentences, device=source.columns.device).repeat_interleave(beam)
+    return beam if torch.equal(source.columns, order) else 1

@@ -1,0 +1,167 @@
+"""The state of one generation of one model: the tree, the pools, the source and the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from el_attention.attention import Plan
+from el_attention.ops import Rows
+from el_attention.state import BeamTree, Payload, Placement, StatePool, View
+from el_attention.state.tree import runs_of
+
+KEY = "el_attention.decoding_state"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The encoder output as decoding sees it: one column per sentence, never copied.
+
+    Attributes:
+        states: [S, sentences, width], the encoder output.
+        padding: bool [sentences, S], true at padding, or None.
+        columns: int64 [G * B], the column of each beam.
+    """
+
+    states: Tensor
+    padding: Tensor | None
+    columns: Tensor
+
+
+@dataclass
+class Prompt:
+    """A prompt that was processed in one pass.
+
+    Attributes:
+        features: [sentences, P, C], the decoder's features at every position.
+        lengths: int64 [G], the number of positions of each living sentence.
+        columns: int64 [G], the row of `features` of each living sentence.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    columns: Tensor
+
+    def at(self, position: int) -> Tensor:
+        """Features of every living sentence at `position`: [G, 1, C]."""
+        return self.features[self.columns, position : position + 1]
+
+
+class DecodingState:
+    """What decoding keeps between steps.
+
+    It lives in fairseq's `incremental_state` dictionary, under a key of its own.
+
+    Attributes:
+        tree: rows and beams.
+        pools: the payload of each attention module.
+        plans: the plan of each attention module; None where fairseq's attention is used.
+        source: the encoder output, for models with an encoder.
+        prompt: a prompt that was processed in one pass, while it is being consumed.
+        age: position of the newest token; -1 before the first.
+    """
+
+    def __init__(self, sentences: int, beam: int, device: torch.device) -> None:
+        self.tree = BeamTree(sentences, beam, device)
+        self.pools: dict[nn.Module, StatePool] = {}
+        self.plans: dict[nn.Module, Plan | None] = {}
+        self.source: Source | None = None
+        self.prompt: Prompt | None = None
+        self.age = -1
+        self._view = View(None, ())
+        self._placements: list[Placement] = []
+        self._source_view = View(None, ())
+        self._source_columns: Tensor | None = None
+
+    @staticmethod
+    def find(incremental_state: dict[str, Any] | None) -> DecodingState | None:
+        """Returns the state that an `incremental_state` holds, if any."""
+        return None if incremental_state is None else incremental_state.get(KEY)
+
+    def attach(self, incremental_state: dict[str, Any]) -> None:
+        """Stores this state in `incremental_state`."""
+        incremental_state[KEY] = self
+
+    @property
+    def view(self) -> View:
+        """The rows of self-attention that this step's queries see."""
+        return self._view
+
+    @property
+    def source_view(self) -> View:
+        """The rows of the source that this step's queries see."""
+        return self._source_view
+
+    def grouped(self, rows: Tensor) -> Tensor:
+        """Views [G * B, ...] as [G, B, ...]."""
+        return rows.view(-1, self.tree.beam, *rows.shape[1:])
+
+    def advance(
+        self, age: int, hidden: Tensor | None, source: Source | None, active: Tensor | None = None
+    ) -> None:
+        """Makes room for the next token of every beam; once per step for all layers.
+
+        Args:
+            age: position of the token.
+            hidden: bool [G' * B], beams whose token is padding, or None.
+            source: the encoder output, or None.
+            active: int64 [G'], the sentences that take the step, or None for all.
+        """
+        self.age = age
+        self._view, self._placements = self.tree.append(age, hidden, active)
+        self.source = source
+        if source is not None:
+            self._look_at(source)
+
+    def append(self, module: nn.Module, payload: Payload) -> list[Rows]:
+        """Writes this step's rows of `module` ([G * B, ...]) and returns all that are read."""
+        pool = self.pools.setdefault(module, StatePool())
+        pool.write(payload, self._placements, self.tree.segments)
+        return pool.read(self._view)
+
+    def reorder(self, order: Tensor) -> None:
+        """Follows the beams; copies states only where beams of different sentences mix.
+
+        Args:
+            order: int64 [G' * B], the old beam of each new one.
+        """
+        if self.tree.accepts(order):
+            if self.prompt is not None:
+                sentences = order.view(-1, self.tree.beam)[:, 0] // self.tree.beam
+                self.prompt.lengths = self.prompt.lengths[sentences]
+                self.prompt.columns = self.prompt.columns[sentences]
+            self.tree.reorder(order)
+            return
+        segments = self.tree.segments
+        self.tree, sentences, kept = self.tree.separate(order)
+        for module, pool in self.pools.items():
+            # The pools of a source hold no beams: only its columns, kept elsewhere, change.
+            if pool.blocks and getattr(module, "self_attention", False):
+                self.pools[module] = pool.gather(segments, sentences, kept)
+        if self.prompt is not None:
+            self.prompt.lengths = self.prompt.lengths[sentences]
+            self.prompt.columns = self.prompt.columns[sentences]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yields every tensor of states that is kept, the source included."""
+        if self.source is not None:
+            yield self.source.states
+        for pool in self.pools.values():
+            for keys, values in pool.blocks:
+                yield keys
+                if values is not keys:
+                    yield values
+
+    def _look_at(self, source: Source) -> None:
+        columns = source.columns.view(-1, self.tree.beam)[:, 0]
+        if self._source_columns is not None and torch.equal(columns, self._source_columns):
+            return
+        self._source_columns = columns
+        visible = None
+        if source.padding is not None and bool(source.padding.any()):
+            visible = ~source.padding[columns].unsqueeze(1)
+        self._source_view = View(visible, [(source.states.size(0), runs_of(columns))])

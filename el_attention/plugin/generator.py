@@ -1,0 +1,135 @@
+"""fairseq's sequence generator over shared states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from el_attention.plugin.decoder import ELDecoder
+from el_attention.plugin.decoding import DecodingState
+from el_attention.plugin.ngrams import NGramBlock
+from el_attention.plugin.specialize import Specialized, specialize
+
+if TYPE_CHECKING:
+    from fairseq.sequence_generator import EnsembleModel as _Ensemble
+    from fairseq.sequence_generator import SequenceGenerator as _Generator
+else:
+    _Ensemble = _Generator = object
+
+
+class ELEnsemble(Specialized, _Ensemble):
+    """Gives language models their prompt at once, and keeps attention weights only if asked.
+
+    Attributes:
+        beam: beams of each sentence.
+        prompt: int64 [sentences, P], right-padded, of the batch being generated, or None.
+        keep_attention: whether the generator is to record attention weights.
+    """
+
+    beam: int
+    prompt: Tensor | None
+    keep_attention: bool
+
+    def forward_decoder(
+        self,
+        tokens: Tensor,
+        encoder_outs: list[dict[str, list[Tensor]]],
+        incremental_states: list[dict[str, Any]],
+        temperature: float = 1.0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scores the next token; see fairseq's `EnsembleModel.forward_decoder`."""
+        if tokens.size(1) == 1 and self.has_incremental and not self.has_encoder():
+            self._begin(tokens.size(0) // self.beam, incremental_states)
+        if self._inside_prompt(tokens.size(1) - 1, incremental_states):
+            # All beams of a sentence are equal there: score each sentence once.
+            lprobs, attention = super().forward_decoder(
+                tokens[:: self.beam], encoder_outs, incremental_states, temperature
+            )
+            return lprobs.repeat_interleave(self.beam, 0), attention
+        lprobs, attention = super().forward_decoder(
+            tokens, encoder_outs, incremental_states, temperature
+        )
+        return lprobs, attention if self.keep_attention else None
+
+    def _begin(self, sentences: int, incremental_states: list[dict[str, Any]]) -> None:
+        decoders = [model.decoder for model in self.models]
+        if not all(isinstance(decoder, ELDecoder) for decoder in decoders):
+            return
+        for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
+            decoder.begin(incremental_state, sentences, self.beam)
+        if self.prompt is not None and all(decoder.can_take_prompt() for decoder in decoders):
+            for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
+                decoder.take_prompt(incremental_state, self.prompt)
+
+    def _inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:
+        states = [DecodingState.find(state) for state in incremental_states]
+        return all(
+            state is not None
+            and state.prompt is not None
+            and bool((age < state.prompt.lengths).all())
+            for state in states
+        )
+
+
+class ELGenerator(Specialized, _Generator):
+    """Tells the ensemble the prompt of each batch, and blocks n-grams on every device."""
+
+    def _generate(
+        self,
+        sample: dict[str, Any],
+        prefix_tokens: Tensor | None = None,
+        constraints: Tensor | None = None,
+        bos_token: int | None = None,
+    ) -> list[list[dict[str, Tensor]]]:
+        self.model.prompt = self._prompt(prefix_tokens, bos_token)
+        try:
+            return super()._generate(
+                sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
+            )
+        finally:
+            self.model.prompt = None
+
+    def _prefix_tokens(
+        self,
+        step: int,
+        lprobs: Tensor,
+        scores: Tensor,
+        tokens: Tensor,
+        prefix_tokens: Tensor,
+        beam_size: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.repeat_ngram_blocker is not None:
+            forced = prefix_tokens[:, step].ne(self.pad)
+            self.repeat_ngram_blocker.forced = forced.repeat_interleave(beam_size)
+        return super()._prefix_tokens(step, lprobs, scores, tokens, prefix_tokens, beam_size)
+
+    def _prompt(self, prefix_tokens: Tensor | None, bos_token: int | None) -> Tensor | None:
+        """Returns the tokens that every beam is known to take as input, right-padded."""
+        if prefix_tokens is None or self.model.has_encoder():
+            return None
+        # A prefix holds up to its first padding; nothing is generated after an end of sentence.
+        known = prefix_tokens.ne(self.pad)
+        ended = prefix_tokens.eq(self.eos).cumsum(1) - prefix_tokens.eq(self.eos).long()
+        leading = (known & ended.eq(0)).long().cumprod(1).bool()
+        prefix = prefix_tokens.masked_fill(~leading, self.pad)
+        first = prefix.new_full((len(prefix), 1), self.eos if bos_token is None else bos_token)
+        # Positions beyond the longest hypothesis are never asked for.
+        longest = int(leading.sum(1).max()) if len(leading) else 0
+        return torch.cat([first, prefix[:, :longest]], 1)[:, : self.max_len]
+
+
+def convert_generator(generator: _Generator) -> _Generator:
+    """Specializes a `SequenceGenerator`, its ensemble and its n-gram blocking in place."""
+    from fairseq.sequence_generator import SequenceGeneratorWithAlignment
+
+    specialize(generator, ELGenerator)
+    ensemble = specialize(generator.model, ELEnsemble)
+    ensemble.beam = generator.beam_size
+    ensemble.prompt = None
+    ensemble.keep_attention = isinstance(generator, SequenceGeneratorWithAlignment)
+    if generator.repeat_ngram_blocker is not None:
+        size = generator.repeat_ngram_blocker.no_repeat_ngram_size
+        generator.repeat_ngram_blocker = NGramBlock(size)
+    return generator

@@ -1,0 +1,49 @@
+"""Objects of fairseq become objects of our subclasses of their own class."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Specialized:
+    """Base of all mixins; lets instances of the classes made below be pickled."""
+
+    _mixin: type
+    _base: type
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (self._mixin, self._base), self.__dict__
+
+
+@cache
+def specialized_class(mixin: type, base: type) -> type:
+    """Returns the subclass of `mixin` and `base`, always the same one."""
+    name = f"EL{base.__name__}"
+    members = {"__module__": __name__, "__doc__": mixin.__doc__, "_mixin": mixin, "_base": base}
+    return type(name, (mixin, base), members)
+
+
+def specialize(instance: T, mixin: type) -> T:
+    """Gives `instance` the methods of `mixin`, before those of its own class.
+
+    Parameters, buffers, hooks, names and identity stay as they are, and so does the class of every
+    other object.  An instance that has the mixin already is left alone.
+
+    Args:
+        instance: any object with a `__dict__`.
+        mixin: a subclass of `Specialized`.
+
+    Returns:
+        The same object.
+    """
+    if not isinstance(instance, mixin):
+        instance.__class__ = specialized_class(mixin, type(instance))
+    return instance
+
+
+def _blank(mixin: type, base: type) -> object:
+    cls = specialized_class(mixin, base)
+    return cls.__new__(cls)

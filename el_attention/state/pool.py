@@ -1,0 +1,103 @@
+"""The payload of one attention: blocks of rows that only ever grow in number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from el_attention.ops import Rows
+from el_attention.state.tree import Placement, Segment, View
+
+# What an attention keeps of each row: keys and values, [rows, columns, key heads, width] each.
+# Where the states serve as both, the two are one tensor.
+Payload = tuple[Tensor, Tensor]
+
+
+class StatePool:
+    """The payload of one attention, laid out as the segments of a `BeamTree`.
+
+    Attributes:
+        blocks: one payload for each segment that has been written.
+    """
+
+    def __init__(self, blocks: Sequence[Payload] = ()) -> None:
+        """Takes over `blocks` as the first segments, without copying them."""
+        self.blocks: list[Payload] = list(blocks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved, counting a tensor that is both keys and values once."""
+        return sum(tensor.nbytes for block in self.blocks for tensor in _distinct(block))
+
+    def write(
+        self, payload: Payload, placements: Sequence[Placement], segments: Sequence[Segment]
+    ) -> None:
+        """Stores the rows of one step.
+
+        Args:
+            payload: [G * B, key heads, width] each.
+            placements: where they go.
+            segments: of the tree; missing blocks are allocated.
+        """
+        for segment in segments[len(self.blocks) :]:
+            self.blocks.append(_map(payload, lambda rows, s=segment: _block(rows, s)))  # type: ignore[misc]
+        for placement in placements:
+            block = self.blocks[placement.segment]
+            for stored, rows in zip(_distinct(block), _distinct(payload), strict=True):
+                source = rows if len(placement.source) == len(rows) else rows[placement.source]
+                stored.flatten(0, 1).index_copy_(0, placement.target, source)
+
+    def read(self, view: View) -> list[Rows]:
+        """Shows the rows of a view, in place.
+
+        Args:
+            view: of the tree whose segments the blocks follow.
+
+        Returns:
+            The operand of `el_attention.ops.attend`.
+        """
+        return [
+            Rows(keys[:rows], values[:rows], runs)
+            for (keys, values), (rows, runs) in zip(self.blocks, view.pieces, strict=False)
+        ]
+
+    def gather(self, segments: Sequence[Segment], sentences: Tensor, kept: Tensor) -> StatePool:
+        """Copies rows into a pool of one block.
+
+        Args:
+            segments: of the tree the rows lie in.
+            sentences: int64 [N], the sentence of each new column.
+            kept: int64 [N, rows], the rows each new column keeps.
+
+        Returns:
+            A pool with one block of [rows, N, key heads, width].
+        """
+        columns = torch.arange(len(sentences), device=kept.device)
+
+        def copy(tensors: list[Tensor]) -> Tensor:
+            by_column = [
+                block[:, segment.columns[sentences]]
+                for block, segment in zip(tensors, segments, strict=False)
+            ]
+            return torch.cat(by_column)[kept.t(), columns]
+
+        keys, values = zip(*self.blocks, strict=True)
+        new_keys = copy(list(keys))
+        return StatePool([(new_keys, new_keys if keys[0] is values[0] else copy(list(values)))])
+
+
+def _distinct(payload: Payload) -> tuple[Tensor, ...]:
+    keys, values = payload
+    return (keys,) if keys is values else (keys, values)
+
+
+def _map(payload: Payload, function) -> Payload:  # type: ignore[no-untyped-def]
+    mapped = [function(tensor) for tensor in _distinct(payload)]
+    return mapped[0], mapped[-1]
+
+
+def _block(rows: Tensor, segment: Segment) -> Tensor:
+    # Zeros and not empty memory: an unseen row has weight 0, and 0 x NaN would not be 0.
+    return rows.new_zeros(segment.rows, segment.width, *rows.shape[1:])

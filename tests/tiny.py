@@ -1,0 +1,161 @@
+"""Tiny random fairseq models, batches and comparisons that the tests share."""
+
+from __future__ import annotations
+
+import copy
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fairseq import models, tasks
+from fairseq.data import Dictionary
+from fairseq.models import BaseFairseqModel
+from fairseq.sequence_generator import SequenceGenerator
+from torch import Tensor
+
+import el_attention
+
+PLANS = ("expanded-query", "shared-projection")
+FAMILIES = ("transformer", "bart", "lm")
+
+Hypotheses = list[list[dict[str, Tensor]]]
+
+
+def dictionary(words: int = 12) -> Dictionary:
+    """A dictionary of `words` words and fairseq's four special symbols."""
+    symbols = Dictionary()
+    for index in range(words):
+        symbols.add_symbol(f"w{index}")
+    return symbols
+
+
+class TinyTask(tasks.FairseqTask):
+    """A task that holds a dictionary and builds fairseq's own generators."""
+
+    def __init__(self, symbols: Dictionary, plan: str | None = None) -> None:
+        super().__init__(Namespace(attention_plan=plan))
+        self.symbols = symbols
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        return self.symbols
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.symbols
+
+
+def build(family: str, symbols: Dictionary, seed: int = 0, **options: Any) -> BaseFairseqModel:
+    """Builds a random model of a family (an architecture name works too), in eval mode."""
+    torch.manual_seed(seed)
+    sizes = {
+        "encoder_embed_dim": 24,
+        "decoder_embed_dim": 24,
+        "encoder_ffn_embed_dim": 40,
+        "decoder_ffn_embed_dim": 40,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "max_source_positions": 64,
+        "max_target_positions": 64,
+        "tokens_per_sample": 64,
+        "share_all_embeddings": False,
+        "share_decoder_input_output_embed": False,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+    }
+    architecture = {"bart": "bart_base", "lm": "transformer_lm_gpt2_tiny"}.get(family, family)
+    options = {**sizes, **options}
+    if "decoder_input_dim" not in options:
+        options["decoder_input_dim"] = options["decoder_output_dim"] = options["decoder_embed_dim"]
+    args = Namespace(arch=architecture, _name=None, **options)
+    models.ARCH_CONFIG_REGISTRY[architecture](args)
+    model = models.build_model(args, TinyTask(symbols)).eval()
+    # Far from uniform, so that beams differ, and with biases, which fairseq starts at zero.
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            varied = any(part in name for part in ("embed_tokens", "q_proj", "k_proj", "output_"))
+            parameter.add_((0.6 if varied else 0.05) * noise.to(parameter))
+    return model
+
+
+def batch(
+    symbols: Dictionary, lengths: Sequence[int], seed: int = 0, left_pad: bool = True
+) -> dict[str, Any]:
+    """A batch of random sources that end in eos, padded on one side."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(lengths)
+    tokens = torch.full((len(lengths), longest), symbols.pad())
+    for row, length in zip(tokens, lengths, strict=True):
+        words = torch.randint(symbols.nspecial, len(symbols), (length - 1,), generator=generator)
+        sentence = torch.cat([words, torch.tensor([symbols.eos()])])
+        row[longest - length if left_pad else 0 :][:length] = sentence
+    net_input = {"src_tokens": tokens, "src_lengths": torch.tensor(lengths)}
+    return {"id": torch.arange(len(lengths)), "net_input": net_input}
+
+
+def prompts(symbols: Dictionary, lengths: Sequence[int], seed: int = 0) -> Tensor:
+    """Random right-padded prefixes, without eos: int64 [len(lengths), max(lengths)]."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.full((len(lengths), max(lengths)), symbols.pad())
+    for row, length in zip(tokens, lengths, strict=True):
+        row[:length] = torch.randint(symbols.nspecial, len(symbols), (length,), generator=generator)
+    return tokens
+
+
+def generator_of(
+    networks: Sequence[BaseFairseqModel], symbols: Dictionary, options: dict[str, Any]
+) -> SequenceGenerator:
+    """Builds a stock generator over copies of `networks`, as fairseq-generate does.
+
+    `options` are attributes of fairseq's generation configuration (beam, lenpen, sampling, ...).
+    """
+    return TinyTask(symbols).build_generator(
+        [copy.deepcopy(network) for network in networks], Namespace(**options)
+    )
+
+
+def generate_both(
+    networks: Sequence[BaseFairseqModel],
+    symbols: Dictionary,
+    sample: dict[str, Any],
+    plan: str,
+    options: dict[str, Any],
+    seed: int = 0,
+    **arguments: Any,
+) -> tuple[Hypotheses, Hypotheses]:
+    """Generates with stock fairseq and with EL-attention, from fresh copies and one seed.
+
+    `arguments` go to `generator.generate` (prefix_tokens, constraints, bos_token).
+    """
+    results = []
+    for plan_or_none in (None, plan):
+        generator = generator_of(networks, symbols, options)
+        if plan_or_none is not None:
+            el_attention.convert(generator, plan_or_none)
+        torch.manual_seed(seed)
+        results.append(generator.generate(None, copy.deepcopy(sample), **arguments))
+    return results[0], results[1]
+
+
+def assert_same(stock: Hypotheses, ours: Hypotheses, tolerance: float = 1e-5) -> None:
+    """Asserts equal tokens, and scores equal to a relative tolerance."""
+    assert len(stock) == len(ours)
+    for sentence, (expected, got) in enumerate(zip(stock, ours, strict=True)):
+        assert [h["tokens"].tolist() for h in expected] == [h["tokens"].tolist() for h in got], (
+            f"sentence {sentence}"
+        )
+        for one, other in zip(expected, got, strict=True):
+            torch.testing.assert_close(
+                other["positional_scores"], one["positional_scores"], rtol=tolerance, atol=tolerance
+            )
+            torch.testing.assert_close(
+                torch.as_tensor(other["score"]),
+                torch.as_tensor(one["score"]),
+                rtol=tolerance,
+                atol=tolerance,
+            )
