@@ -130,7 +130,7 @@ def attend(
     Raises:
         ValueError: if the shapes do not fit together.
     """
-    groups, beam, heads, _ = query.shape
+    groups, beam = query.shape[:2]
     total = sum(piece.keys.size(0) for piece in rows)
     if visible is not None and (visible.size(0), visible.size(-1)) != (groups, total):
         raise ValueError(
@@ -169,39 +169,27 @@ def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
 
 
 def _scores(query: Tensor, piece: Rows) -> Tensor:
-    """Query . key: [G, B, H, rows of the piece]."""
-    groups, beam, heads, width = query.shape
-    key_heads = piece.keys.size(2)
-    # The queries that share a key head become the rows of one matrix.
-    shared = query.reshape(groups, beam, key_heads, heads // key_heads, width).transpose(1, 2)
-    shared = shared.reshape(groups, key_heads, -1, width)
-    scores = [
-        torch.matmul(
-            shared[run.sentence : run.sentence + run.count],
-            piece.keys[:, run.column : run.column + run.count].permute(1, 2, 3, 0),
-        )
-        for run in piece.runs
-    ]
-    joined = _join(scores).view(groups, key_heads, beam, heads // key_heads, -1)
-    return joined.transpose(1, 2).reshape(groups, beam, heads, -1)
+    """query . key: [G, B, H, rows of the piece]."""
+    return _by_run(query, piece.keys.permute(1, 2, 3, 0), piece.runs)
 
 
 def _context(weights: Tensor, piece: Rows) -> Tensor:
     """sum_t weight_t value_t: [G, B, H, V]."""
-    groups, beam, heads, length = weights.shape
-    key_heads = piece.values.size(2)
-    shared = weights.reshape(groups, beam, key_heads, heads // key_heads, length).transpose(1, 2)
-    shared = shared.reshape(groups, key_heads, -1, length)
-    context = [
-        torch.matmul(
-            shared[run.sentence : run.sentence + run.count],
-            piece.values[:, run.column : run.column + run.count].permute(1, 2, 0, 3),
-        )
-        for run in piece.runs
+    return _by_run(weights, piece.values.permute(1, 2, 0, 3), piece.runs)
+
+
+def _by_run(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
+    """Multiplies [G, B, H, k] by the columns of [columns, key heads, k, n], in place."""
+    groups, beam, heads, inner = left.shape
+    key_heads = right.size(1)
+    sharing = heads // key_heads
+    # The queries that share a key head become the rows of one matrix.
+    left = left.reshape(groups, beam, key_heads, sharing, inner).transpose(1, 2)
+    left = left.reshape(groups, key_heads, beam * sharing, inner)
+    parts = [
+        torch.matmul(left[first : first + count], right[column : column + count])
+        for first, column, count in runs
     ]
-    joined = _join(context).view(groups, key_heads, beam, heads // key_heads, -1)
-    return joined.transpose(1, 2).reshape(groups, beam, heads, -1)
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    product = parts[0] if len(parts) == 1 else torch.cat(parts)
+    product = product.view(groups, key_heads, beam, sharing, right.size(3)).transpose(1, 2)
+    return product.reshape(groups, beam, heads, right.size(3))

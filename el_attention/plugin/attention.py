@@ -122,6 +122,7 @@ class ELAttention(Specialized, _Base):
         return output, weights if need_head_weights else weights.mean(0)
 
     def plan_for(self, state: DecodingState, states: Tensor) -> Plan | None:
+        """Returns the plan for a generation over `states`, or None for fairseq's attention."""
         if self not in state.plans:
             reason = self.reason_against(states.dtype)
             choice = choose(self.el_plan, states.device)
@@ -137,6 +138,7 @@ class ELAttention(Specialized, _Base):
         return state.plans[self]
 
     def projections(self) -> Projections:
+        """Returns the projections of keys and values, as they are now."""
         return Projections(
             self.num_heads,
             self.k_proj.weight,

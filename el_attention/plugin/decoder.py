@@ -58,8 +58,10 @@ class ELDecoder(Specialized, _Base):
         state = DecodingState.find(incremental_state)
         assert state is not None
         lengths = tokens.ne(self.padding_idx).sum(1).clamp(min=1)
+        # No position sees a later one, so any word may stand for the padding on the right.
+        words = tokens.masked_fill(tokens.eq(self.padding_idx), self.dictionary.eos())
         with self._recorded_states() as recorded:
-            features, _ = super().extract_features(tokens, None)
+            features, _ = super().extract_features(words, None)
         state.tree.add_prompt(lengths)
         for module, states in recorded.items():
             plan = module.plan_for(state, states)

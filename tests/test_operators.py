@@ -1,0 +1,235 @@
+"""The operators against plain multi-head attention in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from el_attention.attention import PLANS, Projections, Sink
+from el_attention.ops import Rows, Run, attend, contract, expand
+
+# Odd sizes: groups, beam, heads, head_dim, state width, rows.
+SIZES = [(1, 1, 1, 3, 5, 1), (2, 3, 4, 2, 7, 9), (3, 5, 2, 7, 11, 17), (4, 33, 3, 5, 13, 6)]
+
+
+def projections(heads: int, head_dim: int, width: int, bias: bool = True) -> Projections:
+    """Random float64 projections."""
+
+    def matrix() -> Tensor:
+        return torch.randn(heads * head_dim, width, dtype=torch.float64)
+
+    def vector() -> Tensor | None:
+        return torch.randn(heads * head_dim, dtype=torch.float64) if bias else None
+
+    return Projections(heads, matrix(), vector(), matrix(), vector())
+
+
+def multi_head(
+    weights: Projections,
+    query: Tensor,
+    states: Tensor,
+    visible: Tensor,
+    sinks: tuple[Sink, ...] = (),
+    keep: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention by its definition, one beam and one head at a time; states are [G, U, width]."""
+    groups, beam, heads, head_dim = query.shape
+    outputs, probabilities = torch.zeros_like(query), []
+    for g in range(groups):
+        key = states[g] @ weights.key_weight.t()
+        value = states[g] @ weights.value_weight.t()
+        if weights.key_bias is not None:
+            key, value = key + weights.key_bias, value + weights.value_bias
+        for b in range(beam):
+            for h in range(heads):
+                part = slice(h * head_dim, (h + 1) * head_dim)
+                zero = query.new_zeros(head_dim)
+                extra_keys = [zero if s.key is None else s.key[h] for s in sinks]
+                extra_values = [zero if s.value is None else s.value[h] for s in sinks]
+                keys = torch.stack([*key[:, part], *extra_keys])
+                values = torch.stack([*value[:, part], *extra_values])
+                score = keys @ query[g, b, h]
+                hidden = ~visible[g, b if visible.size(1) > 1 else 0]
+                score[: len(hidden)][hidden] = -math.inf
+                p = score.softmax(0)
+                probabilities.append(p)
+                outputs[g, b, h] = (p if keep is None else p * keep[g, b, h]) @ values
+    return outputs, torch.stack(probabilities).view(groups, beam, heads, -1)
+
+
+def visibility(groups: int, beam: int, rows: int) -> Tensor:
+    """Random visibility in which every beam sees at least one row."""
+    visible = torch.rand(groups, beam, rows) < 0.6
+    visible[..., -1] |= ~visible.any(-1)
+    return visible
+
+
+def blocks(states: Tensor, cuts: int) -> list[tuple[Tensor, int]]:
+    """Cuts [G, U, width] into [rows, G, width] pieces, laid out as fairseq's T x B x C."""
+    pieces = states.transpose(0, 1).contiguous().tensor_split(cuts)
+    return [(piece, piece.size(0)) for piece in pieces if piece.size(0)]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(1)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("cuts", [1, 3])
+def test_each_plan_equals_multi_head_attention(plan, size, bias, cuts) -> None:
+    groups, beam, heads, head_dim, width, length = size
+    weights = projections(heads, head_dim, width, bias)
+    query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
+    states = torch.randn(groups, length, width, dtype=torch.float64)
+    visible = visibility(groups, beam, length)
+    rows = [
+        Rows(*plan.payload(weights, piece), [Run(0, 0, groups)])
+        for piece, _ in blocks(states, cuts)
+    ]
+    result = plan.read(weights, query, rows, visible)
+    expected, probabilities = multi_head(weights, query, states, visible)
+    torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("drop", [True, False])
+def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop) -> None:
+    groups, beam, heads, head_dim, width, length = 2, 3, 4, 2, 7, 9
+    weights = projections(heads, head_dim, width, with_bias)
+    query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
+    states = torch.randn(groups, length, width, dtype=torch.float64)
+    visible = visibility(groups, beam, length)
+    sinks = (
+        Sink(*torch.randn(2, heads, head_dim, dtype=torch.float64)),
+        Sink(None, None),
+    )
+    keep = None
+    if drop:
+        keep = torch.nn.functional.dropout(
+            torch.ones(groups, beam, heads, length + 2, dtype=torch.float64), 0.4
+        )
+        assert (keep.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
+    rows = [
+        Rows(*plan.payload(weights, piece), [Run(0, 0, groups)]) for piece, _ in blocks(states, 2)
+    ]
+    result = plan.read(weights, query, rows, visible, sinks, keep)
+    expected, probabilities = multi_head(weights, query, states, visible, sinks, keep)
+    torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+def test_sentences_are_read_in_any_columns_without_copying_them(plan) -> None:
+    groups, beam, heads, head_dim, width, length = 4, 2, 3, 2, 5, 6
+    weights = projections(heads, head_dim, width)
+    all_states = torch.randn(7, length, width, dtype=torch.float64)
+    columns = [0, 1, 4, 6]
+    runs = [Run(0, 0, 2), Run(2, 4, 1), Run(3, 6, 1)]
+    query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
+    visible = visibility(groups, beam, length)
+    payload = plan.payload(weights, all_states.transpose(0, 1))
+    result = plan.read(weights, query, [Rows(*payload, runs)], visible)
+    expected, _ = multi_head(weights, query, all_states[columns], visible)
+    torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_beam_that_sees_nothing_gets_zero() -> None:
+    query = torch.randn(2, 2, 3, 4)
+    rows = torch.randn(5, 2, 1, 4)
+    visible = torch.ones(2, 2, 5, dtype=torch.bool)
+    visible[1, 0] = False
+    attended = attend(query, [Rows(rows, rows, [Run(0, 0, 2)])], visible)
+    assert attended.context[1, 0].eq(0).all() and attended.weights[1, 0].eq(0).all()
+    assert attended.mass is not None
+    torch.testing.assert_close(
+        attended.mass[..., 0], visible.any(-1)[..., None].expand(2, 2, 3).float()
+    )
+    assert attended.context[0].abs().min() > 0
+
+
+def test_no_rows_at_all_give_zero() -> None:
+    query, rows = torch.randn(2, 3, 2, 4), torch.randn(0, 2, 1, 4)
+    attended = attend(query, [Rows(rows, rows, [Run(0, 0, 2)])], None)
+    assert attended.context.eq(0).all() and attended.mass is not None and attended.mass.eq(0).all()
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_error_is_at_most_that_of_multi_head_attention_in_the_same_dtype(plan, dtype) -> None:
+    """Twice the error of attention computed naively in that dtype, against float64."""
+    groups, beam, heads, head_dim, width, length = 3, 4, 4, 16, 64, 50
+    exact = projections(heads, head_dim, width)
+    scaled = Projections(
+        heads,
+        *(x / 8 for x in (exact.key_weight, exact.key_bias)),
+        *(x / 8 for x in (exact.value_weight, exact.value_bias)),
+    )
+    query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64) / 4
+    states = torch.randn(groups, length, width, dtype=torch.float64)
+    visible = visibility(groups, beam, length)
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(dtype)
+
+    low = Projections(
+        heads,
+        *map(cast, (scaled.key_weight, scaled.key_bias, scaled.value_weight, scaled.value_bias)),
+    )
+    truth, _ = multi_head(
+        Projections(
+            heads,
+            *(
+                getattr(low, n).double()
+                for n in ("key_weight", "key_bias", "value_weight", "value_bias")
+            ),
+        ),
+        cast(query).double(),
+        cast(states).double(),
+        visible,
+    )
+    naive, _ = multi_head(low, cast(query), cast(states), visible)
+    payload = plan.payload(low, cast(states).transpose(0, 1))
+    result = plan.read(low, cast(query), [Rows(*payload, [Run(0, 0, groups)])], visible)
+    assert result.heads.dtype == dtype
+
+    def error(x: Tensor) -> float:
+        return float((x.double() - truth).norm() / truth.norm())
+
+    assert 0 < error(result.heads) <= 2 * error(naive)
+
+
+def test_expand_and_contract_move_the_projections() -> None:
+    query = torch.randn(5, 3, 4, dtype=torch.float64)
+    weight, bias = torch.randn(12, 7, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
+    states = torch.randn(6, 7, dtype=torch.float64)
+    keys = (states @ weight.t()).view(6, 3, 4)
+    scores = torch.einsum("nhk,uhk->nhu", query, keys)
+    torch.testing.assert_close(expand(query, weight) @ states.t(), scores)
+    p = torch.rand(5, 3, 6, dtype=torch.float64)
+    values = (states @ weight.t() + bias).view(6, 3, 4)
+    expected = torch.einsum("nhu,uhk->nhk", p, values)
+    torch.testing.assert_close(
+        contract(p @ states, weight, bias, p.sum(-1, keepdim=True)), expected
+    )
+
+
+def test_misfitting_shapes_are_named() -> None:
+    rows = torch.randn(5, 2, 1, 4)
+    with pytest.raises(ValueError, match=r"visible: expected \[2, 1 or 3, 5\], got \(2, 3, 4\)"):
+        attend(
+            torch.randn(2, 3, 2, 4),
+            [Rows(rows, rows, [Run(0, 0, 2)])],
+            torch.ones(2, 3, 4, dtype=torch.bool),
+        )
+    with pytest.raises(ValueError, match=r"key_weight: expected 3 x 4 rows.*got \(10, 7\)"):
+        expand(torch.randn(5, 3, 4), torch.randn(10, 7))
+    with pytest.raises(ValueError, match=r"value_weight: expected a multiple of 3 heads"):
+        contract(torch.randn(5, 3, 7), torch.randn(10, 7), None)

@@ -1,0 +1,155 @@
+"""The beam tree and its pools against beams that each carry a copy of their own history."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from el_attention.ops import Run
+from el_attention.state import BeamTree, StatePool, View
+from el_attention.state.tree import GROWTH, runs_of
+
+CPU = torch.device("cpu")
+
+
+def random_order(sentences: int, beam: int, keep: list[int], random: torch.Generator) -> Tensor:
+    """Parents of the beams of the sentences to keep, counted over all sentences."""
+    parents = torch.randint(beam, (len(keep), beam), generator=random)
+    return (torch.tensor(keep)[:, None] * beam + parents).flatten()
+
+
+def histories(pool: StatePool, view: View, sentences: int, beam: int) -> list[list[float]]:
+    """What each beam sees, in order of age: the payload of its rows."""
+    rows = pool.read(view)
+    seen: list[list[float]] = []
+    for group in range(sentences):
+        by_row = []
+        for piece in rows:
+            run = next(r for r in piece.runs if r.sentence <= group < r.sentence + r.count)
+            by_row.append(piece.keys[:, run.column + group - run.sentence, 0, 0])
+        values = torch.cat(by_row)
+        assert view.visible is not None and view.ages is not None
+        for one in range(beam):
+            mask = view.visible[group, one]
+            order = view.ages[group][mask].argsort()
+            assert view.ages[group][mask][order].diff().gt(0).all()
+            seen.append(values[mask][order].tolist())
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("sentences", "beam", "steps"), [(1, 1, 70), (3, 4, 60), (5, 2, 40), (2, 40, 9)]
+)
+@pytest.mark.parametrize("prompt", [False, True])
+def test_beams_see_their_own_history_through_reordering_and_finishing(
+    sentences: int, beam: int, steps: int, prompt: bool
+) -> None:
+    random = torch.Generator().manual_seed(beam)
+    tree = BeamTree(sentences, beam, CPU)
+    pool = StatePool()
+    expected: list[list[float]] = [[] for _ in range(sentences * beam)]
+    start = 0
+    if prompt:
+        lengths = torch.randint(1, 6, (sentences,), generator=random)
+        start = 6
+        states = torch.rand(int(lengths.max()), sentences, 1, 1, generator=random)
+        tree.add_prompt(lengths)
+        pool = StatePool([(states, states)])
+        expected = [
+            states[: lengths[row // beam], row // beam, 0, 0].tolist()
+            for row in range(sentences * beam)
+        ]
+    for step in range(start, start + steps):
+        new = torch.rand(len(expected), 1, 1, generator=random)
+        view, placements = tree.append(step)
+        pool.write((new, new), placements, tree.segments)
+        expected = [[*past, float(x)] for past, x in zip(expected, new.flatten(), strict=True)]
+        assert histories(pool, view, tree.sentences, beam) == expected
+        keep = list(range(tree.sentences))
+        if len(keep) > 1 and step % 13 == 5:
+            keep.pop(int(torch.randint(len(keep), (1,), generator=random)))
+        order = random_order(tree.sentences, beam, keep, random)
+        tree.reorder(order)
+        expected = [expected[parent] for parent in order.tolist()]
+
+
+def test_ancestors_are_shared_and_dead_rows_are_used_again() -> None:
+    random = torch.Generator().manual_seed(0)
+    sentences, beam, steps = 3, 4, 100
+    tree = BeamTree(sentences, beam, CPU)
+    for step in range(steps):
+        view, _ = tree.append(step)
+        alive = view.visible.any(1).sum(1)  # type: ignore[union-attr]
+        assert (alive >= step + 1).all(), "every beam sees one row per token"
+        tree.reorder(random_order(sentences, beam, list(range(sentences)), random))
+    capacity = sum(segment.rows for segment in tree.segments)
+    assert tree.live_rows < sentences * (steps + beam * 8)
+    assert capacity < steps + 2 * GROWTH < steps * beam
+
+
+def test_sentences_that_take_no_step_are_left_alone() -> None:
+    tree = BeamTree(3, 2, CPU)
+    tree.add_prompt(torch.tensor([4, 2, 3]))
+    pool_rows = torch.arange(12.0).view(4, 3, 1, 1)
+    pool = StatePool([(pool_rows, pool_rows)])
+    active = torch.tensor([1])
+    view, placements = tree.append(2, active=active)
+    new = torch.tensor([100.0, 101.0]).view(2, 1, 1)
+    pool.write((new, new), placements, tree.segments)
+    assert histories(pool, view, 1, 2) == [[1.0, 4.0, 100.0], [1.0, 4.0, 101.0]]
+    view, placements = tree.append(3, active=torch.tensor([1, 2]))
+    new = torch.tensor([200.0, 201.0, 202.0, 203.0]).view(4, 1, 1)
+    pool.write((new, new), placements, tree.segments)
+    assert histories(pool, view, 2, 2) == [
+        [1.0, 4.0, 100.0, 200.0],
+        [1.0, 4.0, 101.0, 201.0],
+        [2.0, 5.0, 8.0, 202.0],
+        [2.0, 5.0, 8.0, 203.0],
+    ]
+
+
+def test_a_hidden_row_is_not_seen_by_the_beam_that_wrote_it() -> None:
+    tree = BeamTree(1, 2, CPU)
+    tree.append(0)
+    view, _ = tree.append(1, hidden=torch.tensor([False, True]))
+    assert view.visible is not None and view.visible.sum(-1).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("order", [[0, 2, 2, 3], [0, 1, 0, 1], [2, 3, 0, 1], [0, 1, 2]], ids=str)
+def test_orders_that_mix_or_double_sentences_are_refused_and_can_be_separated(order) -> None:
+    tree, pool = BeamTree(2, 2, CPU), StatePool()
+    expected: list[list[float]] = [[] for _ in range(4)]
+    for step in range(3):
+        new = torch.rand(4, 1, 1)
+        _, placements = tree.append(step)
+        pool.write((new, new), placements, tree.segments)
+        expected = [[*past, float(x)] for past, x in zip(expected, new.flatten(), strict=True)]
+        tree.reorder(torch.tensor([1, 0, 2, 2]))
+        expected = [expected[i] for i in (1, 0, 2, 2)]
+    parents = torch.tensor(order)
+    assert not tree.accepts(parents)
+    with pytest.raises(ValueError, match=r"expected beams to stay in their sentence"):
+        tree.reorder(parents)
+    separate, sentences, kept = tree.separate(parents)
+    pool = pool.gather(tree.segments, sentences, kept)
+    new = torch.rand(len(order), 1, 1)
+    view, placements = separate.append(3)
+    pool.write((new, new), placements, separate.segments)
+    assert histories(pool, view, len(order), 1) == [
+        [*expected[parent], float(x)] for parent, x in zip(order, new.flatten(), strict=True)
+    ]
+
+
+def test_runs_group_neighbouring_columns() -> None:
+    assert runs_of(torch.tensor([0, 1, 2, 5, 6, 9])) == (Run(0, 0, 3), Run(3, 5, 2), Run(5, 9, 1))
+    assert runs_of(torch.tensor([4, 4, 5])) == (Run(0, 4, 1), Run(1, 4, 2))
+
+
+def test_a_tree_needs_a_beam_and_prompts_come_first() -> None:
+    with pytest.raises(ValueError, match="beam: expected at least 1, got 0"):
+        BeamTree(2, 0, CPU)
+    tree = BeamTree(2, 1, CPU)
+    tree.append(0)
+    with pytest.raises(ValueError, match="expected an empty tree"):
+        tree.add_prompt(torch.tensor([1, 2]))
