@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from clidata import Workspace, write_corpora
+from fairseq import utils
+from torch import Tensor
+from torch.nn import functional
 
+from clidata import Workspace, write_corpora
 
 # Tiny models are slower with threads, above all when several test processes share the cores.
 torch.set_num_threads(1)
@@ -14,3 +19,17 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return write_corpora(tmp_path_factory.mktemp("fairseq"))
+
+
+@pytest.fixture
+def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets stock fairseq compute softmax in float64, where it would round to float32."""
+
+    def in_own_dtype(function: Any) -> Any:
+        def call(x: Tensor, dim: int, onnx_trace: bool = False) -> Tensor:
+            return function(x, dim=dim, dtype=torch.promote_types(x.dtype, torch.float32))
+
+        return call
+
+    monkeypatch.setattr(utils, "softmax", in_own_dtype(functional.softmax))
+    monkeypatch.setattr(utils, "log_softmax", in_own_dtype(functional.log_softmax))

@@ -131,30 +131,43 @@ def attend(
         ValueError: if the shapes do not fit together.
     """
     groups, beam = query.shape[:2]
-    total = sum(piece.keys.size(0) for piece in rows)
+    lengths = [piece.keys.size(0) for piece in rows]
+    total = sum(lengths)
     if visible is not None and (visible.size(0), visible.size(-1)) != (groups, total):
         raise ValueError(
             f"visible: expected [{groups}, 1 or {beam}, {total}], got {tuple(visible.shape)}"
         )
-    scores = torch.cat([_scores(query, piece) for piece in rows], dim=-1)
-    scores = scores.to(softmax_dtype(query.dtype))
+    key_heads = rows[0].keys.size(2)
+    query = _by_key_head(query, key_heads)
+    products = [_multiply(query, p.keys.permute(1, 2, 3, 0), p.runs) for p in rows]
+    scores = _joined(products, -1).to(softmax_dtype(query.dtype))
     if visible is not None:
-        scores = scores.masked_fill(~visible.unsqueeze(2), float("-inf"))
+        scores.masked_fill_(~visible[:, None, :, None], float("-inf"))
     extra = 0 if sinks is None else sinks.size(-1)
     if sinks is not None:
-        scores = torch.cat([scores, sinks.to(scores.dtype)], dim=-1)
+        scores = torch.cat([scores, _by_key_head(sinks.to(scores.dtype), key_heads)], -1)
     weights = torch.softmax(scores, dim=-1)
     blind = total == 0 or (visible is not None and not bool(visible.any(-1).all()))
     if blind and visible is not None and not extra:  # softmax over nothing is NaN
-        weights = weights.masked_fill(~visible.any(-1)[..., None, None], 0.0)
-    kept = weights if keep is None else weights * keep
-    kept, sink_weights = kept.split([total, extra], dim=-1)
+        weights = weights.masked_fill(~visible.any(-1)[:, None, :, None, None], 0.0)
+
+    kept = weights if keep is None else weights * _by_key_head(keep, key_heads)
+    kept, sink_weights = kept.split([total, extra], -1)
     mass = kept.sum(-1, keepdim=True) if blind or extra or keep is not None else None
-    parts = kept.to(query.dtype).split([piece.keys.size(0) for piece in rows], dim=-1)
-    context = _context(parts[0], rows[0])
-    for part, piece in zip(parts[1:], rows[1:], strict=True):
-        context = context + _context(part, piece)
-    return Attended(context, weights, sink_weights, mass)
+    parts = kept.to(query.dtype).split(lengths, -1)
+    products = [
+        _multiply(part, piece.values.permute(1, 2, 0, 3), piece.runs)
+        for part, piece in zip(parts, rows, strict=True)
+    ]
+    context = products[0]
+    for product in products[1:]:
+        context += product
+    return Attended(
+        _by_beam(context),
+        _by_beam(weights),
+        _by_beam(sink_weights),
+        None if mass is None else _by_beam(mass),
+    )
 
 
 def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
@@ -168,28 +181,29 @@ def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
     return weight.view(heads, head_dim, weight.size(1))
 
 
-def _scores(query: Tensor, piece: Rows) -> Tensor:
-    """query . key: [G, B, H, rows of the piece]."""
-    return _by_run(query, piece.keys.permute(1, 2, 3, 0), piece.runs)
+def _by_key_head(x: Tensor, key_heads: int) -> Tensor:
+    """Views [G, B, H, n] as [G, key heads, B, heads that share one, n]."""
+    return x.unflatten(2, (key_heads, -1)).transpose(1, 2)
 
 
-def _context(weights: Tensor, piece: Rows) -> Tensor:
-    """sum_t weight_t value_t: [G, B, H, V]."""
-    return _by_run(weights, piece.values.permute(1, 2, 0, 3), piece.runs)
+def _by_beam(x: Tensor) -> Tensor:
+    """Views [G, key heads, B, heads that share one, n] as [G, B, H, n]."""
+    return x.transpose(1, 2).flatten(2, 3)
 
 
-def _by_run(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
-    """Multiplies [G, B, H, k] by the columns of [columns, key heads, k, n], in place."""
-    groups, beam, heads, inner = left.shape
-    key_heads = right.size(1)
-    sharing = heads // key_heads
-    # The queries that share a key head become the rows of one matrix.
-    left = left.reshape(groups, beam, key_heads, sharing, inner).transpose(1, 2)
-    left = left.reshape(groups, key_heads, beam * sharing, inner)
+def _multiply(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
+    """Multiplies [G, key heads, B, s, k] by the columns of [columns, key heads, k, n], in place.
+
+    All queries that share a key head are the rows of one matrix.
+    """
+    rows = left.flatten(2, 3)
     parts = [
-        torch.matmul(left[first : first + count], right[column : column + count])
+        torch.matmul(rows[first : first + count], right[column : column + count])
         for first, column, count in runs
     ]
-    product = parts[0] if len(parts) == 1 else torch.cat(parts)
-    product = product.view(groups, key_heads, beam, sharing, right.size(3)).transpose(1, 2)
-    return product.reshape(groups, beam, heads, right.size(3))
+    return _joined(parts, 0).unflatten(2, left.shape[2:4])
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    # torch.cat copies even a single tensor.
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

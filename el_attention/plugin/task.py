@@ -25,11 +25,15 @@ class ELTask(Specialized, _Base):
         options = getattr(self, "cfg", None) or getattr(self, "args", None)
         return self.el_plan or str(getattr(options, "attention_plan", None) or "auto")
 
-    def build_model(self, *args: Any, **kwargs: Any) -> BaseFairseqModel:
-        """Builds the model as the original task does, then converts it."""
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
+        """Builds the model as the original task does, then converts it.
+
+        fairseq looks for `from_checkpoint` in the signature: with it, options that a checkpoint of
+        another version holds and this one lacks are dropped.
+        """
         from el_attention.plugin.convert import convert
 
-        return convert(super().build_model(*args, **kwargs), self.plan)
+        return convert(super().build_model(cfg, from_checkpoint), self.plan)
 
     def build_generator(self, models: Any, *args: Any, **kwargs: Any) -> SequenceGenerator:
         """Builds the generator as the original task does, then converts it.
