@@ -1,0 +1,36 @@
+# `make` alone lists the targets. PYTHON and TORCH_SPEC choose the environment: scripts/setup_env.sh.
+SHELL := /bin/bash
+BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
+
+.PHONY: help env test test-all lint demo demo-smoke clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
+
+env: ## the environment in .venv, made or completed
+	@scripts/setup_env.sh
+
+test: env ## the fast tests
+	$(PYTEST) -m "not slow"
+
+test-all: env ## all tests
+	$(PYTEST)
+
+lint: env ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+	  | xargs -r $(BIN)/clang-format --dry-run --Werror
+
+demo: env ## train, generate with stock and EL-attention, compare
+	$(DEMO)
+
+demo-smoke: env ## the demo in short form, for CI
+	DEMO_PROFILE=smoke $(DEMO)
+
+clean: ## remove the environment, build products and caches
+	rm -rf .venv .venv.log build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

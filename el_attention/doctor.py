@@ -1,0 +1,166 @@
+"""What ``el-attention`` reports: is everything here that generation with EL-attention needs?"""
+
+import enum
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import el_attention
+
+_INSTALL_FAIRSEQ = (
+    "pip install 'pip<24.1', then pip install fairseq==0.12.2"
+    if sys.version_info < (3, 11)
+    else "pip install cython numpy setuptools wheel ninja, "
+    "then pip install --no-build-isolation fairseq-fixed"
+)
+
+
+class Level(enum.Enum):
+    """How much a finding matters: ``ERROR`` means that the plugin cannot be used."""
+
+    OK = ""
+    WARNING = "warning: "
+    ERROR = "error: "
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: what was looked at.
+        text: what was found.
+        level: whether that is a problem.
+        remedy: what to do about it, empty if there is nothing to do.
+    """
+
+    topic: str
+    text: str
+    level: Level = Level.OK
+    remedy: str = ""
+
+
+def user_dir() -> Path:
+    """The folder to give to fairseq as ``--user-dir``: the package itself."""
+    return Path(el_attention.__path__[0])
+
+
+def collect() -> list[Finding]:
+    """Looks at everything the plugin depends on; problems are findings, never exceptions."""
+    return [
+        Finding("el_attention", el_attention.__version__),
+        Finding(
+            "Python",
+            f"{platform.python_implementation()} {platform.python_version()} ({sys.executable})",
+        ),
+        _torch(),
+        _numpy(),
+        _fairseq_provider(),
+        _fairseq_import(),
+        _plugin(),
+        Finding("extension", "not built: this version ships pure-PyTorch operators"),
+        *_cuda(),
+        Finding("user-dir", str(user_dir())),
+    ]
+
+
+def is_usable(findings: Sequence[Finding]) -> bool:
+    """Whether no finding is an error."""
+    return all(finding.level is not Level.ERROR for finding in findings)
+
+
+def render(findings: Sequence[Finding]) -> str:
+    """The report as text: a line per finding, remedies below their finding, the verdict last."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.topic:<14}{finding.level.value}{finding.text}")
+        if finding.remedy:
+            lines.append(f"{'':<14}remedy: {finding.remedy}")
+    verdict = "usable" if is_usable(findings) else "NOT usable, see the errors above"
+    return "\n".join([*lines, f"{'verdict':<14}{verdict}"])
+
+
+def _torch() -> Finding:
+    if torch.__version__ >= "2.6":  # a TorchVersion: compares as a version, not as text
+        return Finding("torch", str(torch.__version__))
+    return Finding(
+        "torch", f"{torch.__version__} is too old", Level.ERROR, "pip install 'torch>=2.6'"
+    )
+
+
+def _numpy() -> Finding:
+    try:
+        return Finding("numpy", metadata.version("numpy"))
+    except metadata.PackageNotFoundError:
+        return Finding("numpy", "not installed", Level.ERROR, "pip install numpy")
+
+
+def _fairseq_provider() -> Finding:
+    # packages_distributions() names a distribution once per file where it has no top_level.txt.
+    names = sorted(set(metadata.packages_distributions().get("fairseq", ())))
+    text = " and ".join(f"{name} {metadata.version(name)}" for name in names)
+    if len(names) > 1:
+        return Finding(
+            "fairseq",
+            f"provided by {text}, which overwrite each other's files",
+            Level.WARNING,
+            f"pip uninstall {' '.join(names)}, then {_INSTALL_FAIRSEQ}",
+        )
+    return Finding("fairseq", text or "no installed distribution provides it")
+
+
+def _fairseq_import() -> Finding:
+    error = el_attention.fairseq_error
+    if error is None:
+        return Finding("import", "fairseq and the plugin import")
+    if isinstance(error, ModuleNotFoundError) and error.name == "fairseq":
+        remedy = _INSTALL_FAIRSEQ
+    elif sys.version_info >= (3, 11) and "mutable default" in str(error):
+        remedy = (
+            "the official fairseq 0.12.2 does not run on Python 3.11 and newer: "
+            f"pip uninstall fairseq, then {_INSTALL_FAIRSEQ}"
+        )
+    else:
+        remedy = "python -c 'import el_attention; raise el_attention.fairseq_error' shows where"
+    return Finding("import", f"{type(error).__name__}: {error}", Level.ERROR, remedy)
+
+
+def _plugin() -> Finding:
+    if el_attention.fairseq_error is not None:
+        return Finding("plugin", "not registered: the import failed")
+    from fairseq.tasks import TASK_REGISTRY
+
+    tasks = sorted(name for name in TASK_REGISTRY if name.startswith("el_"))
+    if "el_translation" not in tasks:
+        return Finding(
+            "plugin",
+            f"el_translation is not a registered task (found: {', '.join(tasks) or 'none'})",
+            Level.ERROR,
+        )
+    return Finding("plugin", f"registered tasks: {', '.join(tasks)}")
+
+
+def _cuda() -> list[Finding]:
+    if torch.version.cuda is None:
+        return [Finding("CUDA", "torch is built without CUDA")]
+    built = f"torch is built for CUDA {torch.version.cuda}"
+    if not torch.cuda.is_available():
+        return [Finding("CUDA", f"{built}; no usable device")]
+    try:
+        devices = [_cuda_device(index) for index in range(torch.cuda.device_count())]
+    except RuntimeError as error:
+        return [
+            Finding("CUDA", f"{built}; {error}", Level.WARNING, "check the driver (nvidia-smi)")
+        ]
+    return [Finding("CUDA", f"{built}: {' '.join(torch.cuda.get_arch_list())}"), *devices]
+
+
+def _cuda_device(index: int) -> Finding:
+    device = torch.cuda.get_device_properties(index)
+    memory = f"{device.total_memory / 2**30:.1f} GiB"
+    return Finding(f"cuda:{index}", f"{device.name}, sm_{device.major}{device.minor}, {memory}")
