@@ -14,9 +14,15 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "fairseq_error"]
 
-# fairseq compares --user-dir with these strings: let the same folder pass under its real name too.
-if os.path.realpath(__path__[0]) not in __path__:
-    __path__.append(os.path.realpath(__path__[0]))
+
+class _Path(list[str]):
+    """The package's folder under all its names: fairseq asks whether --user-dir is in it."""
+
+    def __contains__(self, folder: object) -> bool:
+        return super().__contains__(os.path.realpath(str(folder)))
+
+
+__path__ = _Path(os.path.realpath(folder) for folder in __path__)
 
 fairseq_error: Exception | None = None
 try:

@@ -26,7 +26,7 @@ def histories(pool: StatePool, view: View, sentences: int, beam: int) -> list[li
     for group in range(sentences):
         by_row = []
         for piece in rows:
-            run = next(r for r in piece.runs if r.sentence <= group < r.sentence + r.count)
+            run = next(r for r in piece.runs if r.sentence <= group < r.sentence + r.size)
             by_row.append(piece.keys[:, run.column + group - run.sentence, 0, 0])
         values = torch.cat(by_row)
         assert view.visible is not None and view.ages is not None

@@ -14,11 +14,11 @@ from torch import Tensor
 
 
 class Run(NamedTuple):
-    """`count` sentences in a row, from `sentence` on, whose columns start at `column`."""
+    """`size` sentences in a row, from `sentence` on, whose columns start at `column`."""
 
     sentence: int
     column: int
-    count: int
+    size: int
 
 
 class Rows(NamedTuple):
@@ -198,8 +198,8 @@ def _multiply(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
     """
     rows = left.flatten(2, 3)
     parts = [
-        torch.matmul(rows[first : first + count], right[column : column + count])
-        for first, column, count in runs
+        torch.matmul(rows[first : first + size], right[column : column + size])
+        for first, column, size in runs
     ]
     return _joined(parts, 0).unflatten(2, left.shape[2:4])
 

@@ -15,11 +15,10 @@ from el_attention.plugin.specialize import Specialized
 from el_attention.state import StatePool, View
 
 if TYPE_CHECKING:
+    from fairseq.modules import FairseqDropout
     from fairseq.modules import MultiheadAttention as _Base
 else:
     _Base = object
-
-logger = logging.getLogger(__name__)
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -33,7 +32,6 @@ class ELAttention(Specialized, _Base):
 
     el_name: str
     el_plan: str
-    el_reported: str | None
 
     def reason_against(self, dtype: torch.dtype) -> str | None:
         """Returns why this module cannot read shared states of `dtype`, or None if it can."""
@@ -54,12 +52,6 @@ class ELAttention(Specialized, _Base):
             if _has_hooks(projection):
                 return f"{name} has hooks that may change its result"
         return None
-
-    @property
-    def drops(self) -> bool:
-        """Whether dropout acts now, in training or because the user retains it."""
-        dropout = self.dropout_module
-        return dropout.p > 0 and (dropout.training or dropout.apply_during_inference)
 
     def set_beam_size(self, beam_size: int) -> None:
         """Does nothing: the beam tree knows the beam, and fairseq never forgets this number."""
@@ -112,7 +104,7 @@ class ELAttention(Specialized, _Base):
             rows,
             view.visible,
             sinks,
-            self._keep(grouped, view, state.age, len(sinks)) if self.drops else None,
+            self._keep(grouped, view, state.age, len(sinks)) if acts(self.dropout_module) else None,
         )
         output = self.out_proj(result.heads.reshape(1, query.size(1), -1))
         if not (need_weights or need_head_weights):
@@ -127,14 +119,12 @@ class ELAttention(Specialized, _Base):
             reason = self.reason_against(states.dtype)
             choice = choose(self.el_plan, states.device)
             state.plans[self] = None if reason else choice.plan
-            report = (
-                f"{self.el_name}: fairseq's own attention, because {reason}"
-                if reason
-                else f"{self.el_name}: {choice.plan.name} ({choice.reason})"
-            )
-            if report != self.el_reported:
-                self.el_reported = report
-                logger.log(logging.WARNING if reason else logging.DEBUG, report)
+            kind = "self-attention" if self.self_attention else "encoder-decoder attention"
+            if reason:
+                line = f"{self.el_name}: fairseq's own attention, because {reason}"
+                state.announce(logging.WARNING, line)
+            else:
+                state.announce(logging.INFO, f"{kind}: {choice.plan.name} ({choice.reason})")
         return state.plans[self]
 
     def projections(self) -> Projections:
@@ -193,6 +183,11 @@ class ELAttention(Specialized, _Base):
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.index_select(0, columns)
         return key, key, key_padding_mask
+
+
+def acts(dropout: FairseqDropout) -> bool:
+    """Whether dropout acts now, in training or because the user retains it."""
+    return bool(dropout.p > 0 and (dropout.training or dropout.apply_during_inference))
 
 
 def _has_hooks(projection: nn.Module) -> bool:

@@ -97,11 +97,11 @@ def _convert_model(model: BaseFairseqModel, plan: str) -> None:
     if reason is not None:
         logger.warning(f"{type(model).__name__}: fairseq's own attention, because {reason}")
         return
-    specialize(model.decoder, ELDecoder)
+    specialize(model.decoder, ELDecoder).el_announced = set()
     for name, module in model.decoder.named_modules():
         if isinstance(module, MultiheadAttention):
             specialize(module, ELAttention)
-            module.el_name, module.el_plan, module.el_reported = f"decoder.{name}", plan, None
+            module.el_name, module.el_plan = f"decoder.{name}", plan
             # fairseq never forgets the beam of an earlier generation; the tree knows better.
             module.beam_size = 1
     if getattr(model, "encoder", None) is not None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from fairseq.modules import FairseqDropout
 from torch import Tensor
 
-from el_attention.plugin.attention import ELAttention
+from el_attention.plugin.attention import ELAttention, acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
 from el_attention.plugin.encoder import COLUMNS, replicated
 from el_attention.plugin.specialize import Specialized
@@ -27,6 +28,8 @@ Features = tuple[Tensor, dict[str, Any]]
 class ELDecoder(Specialized, _Base):
     """Opens, advances and reorders the `DecodingState` that its attentions read."""
 
+    el_announced: set[str]
+
     def begin(self, incremental_state: dict[str, Any], sentences: int, beam: int) -> DecodingState:
         """Starts a generation.
 
@@ -36,17 +39,16 @@ class ELDecoder(Specialized, _Base):
             beam: beams of each sentence, B.
         """
         device = next(self.parameters()).device
-        state = DecodingState(sentences, beam, device)
+        state = DecodingState(sentences, beam, device, self.el_announced)
         state.attach(incremental_state)
         return state
 
     def can_take_prompt(self) -> bool:
         """Whether prompts can be processed in one pass with the same result."""
         dtype = next(self.parameters()).dtype
-        return all(
-            module.self_attention and not module.drops and module.reason_against(dtype) is None
-            for module in self.el_attentions()
-        )
+        if any(isinstance(module, FairseqDropout) and acts(module) for module in self.modules()):
+            return False
+        return all(module.reason_against(dtype) is None for module in self.el_attentions())
 
     def take_prompt(self, incremental_state: dict[str, Any], tokens: Tensor) -> None:
         """Processes the prompts of all sentences in one pass, once per sentence.

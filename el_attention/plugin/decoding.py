@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from el_attention.attention import Plan
 from el_attention.ops import Rows
 from el_attention.state import BeamTree, Payload, Placement, StatePool, View
 from el_attention.state.tree import runs_of
+
+logger = logging.getLogger(__name__)
 
 KEY = "el_attention.decoding_state"
 
@@ -65,8 +68,19 @@ class DecodingState:
         age: position of the newest token; -1 before the first.
     """
 
-    def __init__(self, sentences: int, beam: int, device: torch.device) -> None:
+    def __init__(
+        self, sentences: int, beam: int, device: torch.device, announced: set[str]
+    ) -> None:
+        """Starts a generation.
+
+        Args:
+            sentences: number of sentences, G.
+            beam: beams of each sentence, B.
+            device: where the states live.
+            announced: what has been logged about this model, so that it is said once.
+        """
         self.tree = BeamTree(sentences, beam, device)
+        self._announced = announced
         self.pools: dict[nn.Module, StatePool] = {}
         self.plans: dict[nn.Module, Plan | None] = {}
         self.source: Source | None = None
@@ -81,6 +95,12 @@ class DecodingState:
     def find(incremental_state: dict[str, Any] | None) -> DecodingState | None:
         """Returns the state that an `incremental_state` holds, if any."""
         return None if incremental_state is None else incremental_state.get(KEY)
+
+    def announce(self, level: int, line: str) -> None:
+        """Logs `line`, once for each model."""
+        if line not in self._announced:
+            self._announced.add(line)
+            logger.log(level, line)
 
     def attach(self, incremental_state: dict[str, Any]) -> None:
         """Stores this state in `incremental_state`."""

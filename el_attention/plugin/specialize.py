@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -40,10 +40,10 @@ def specialize(instance: T, mixin: type) -> T:
         The same object.
     """
     if not isinstance(instance, mixin):
-        instance.__class__ = specialized_class(mixin, type(instance))
+        instance.__class__ = cast(Any, specialized_class(mixin, cast(type, type(instance))))
     return instance
 
 
 def _blank(mixin: type, base: type) -> object:
     cls = specialized_class(mixin, base)
-    return cls.__new__(cls)
+    return cast(object, cls.__new__(cls))  # type: ignore[call-overload]

@@ -25,6 +25,12 @@ class ELTask(Specialized, _Base):
         options = getattr(self, "cfg", None) or getattr(self, "args", None)
         return self.el_plan or str(getattr(options, "attention_plan", None) or "auto")
 
+    def __getattr__(self, name: str) -> Any:
+        # translation_from_pretrained_bart still reads `args`, which fairseq has renamed to `cfg`.
+        if name == "args" and "cfg" in self.__dict__:
+            return self.cfg
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Builds the model as the original task does, then converts it.
 

@@ -42,7 +42,7 @@ class StatePool:
             segments: of the tree; missing blocks are allocated.
         """
         for segment in segments[len(self.blocks) :]:
-            self.blocks.append(_map(payload, lambda rows, s=segment: _block(rows, s)))  # type: ignore[misc]
+            self.blocks.append(_allocate(payload, segment))
         for placement in placements:
             block = self.blocks[placement.segment]
             for stored, rows in zip(_distinct(block), _distinct(payload), strict=True):
@@ -93,11 +93,9 @@ def _distinct(payload: Payload) -> tuple[Tensor, ...]:
     return (keys,) if keys is values else (keys, values)
 
 
-def _map(payload: Payload, function) -> Payload:  # type: ignore[no-untyped-def]
-    mapped = [function(tensor) for tensor in _distinct(payload)]
-    return mapped[0], mapped[-1]
-
-
-def _block(rows: Tensor, segment: Segment) -> Tensor:
+def _allocate(payload: Payload, segment: Segment) -> Payload:
     # Zeros and not empty memory: an unseen row has weight 0, and 0 x NaN would not be 0.
-    return rows.new_zeros(segment.rows, segment.width, *rows.shape[1:])
+    blocks = [
+        rows.new_zeros(segment.rows, segment.width, *rows.shape[1:]) for rows in _distinct(payload)
+    ]
+    return blocks[0], blocks[-1]

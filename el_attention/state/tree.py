@@ -78,8 +78,8 @@ def runs_of(columns: Tensor) -> tuple[Run, ...]:
     """
     runs: list[Run] = []
     for sentence, column in enumerate(columns.tolist()):
-        if runs and runs[-1].column + runs[-1].count == column:
-            runs[-1] = runs[-1]._replace(count=runs[-1].count + 1)
+        if runs and runs[-1].column + runs[-1].size == column:
+            runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
         else:
             runs.append(Run(sentence, column, 1))
     return tuple(runs)
