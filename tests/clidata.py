@@ -28,7 +28,8 @@ SINGLE_SENTENCES = not numpy.__version__.startswith("2")
 SIZES = (
     "--encoder-embed-dim 24 --decoder-embed-dim 24 --encoder-ffn-embed-dim 40 "
     "--decoder-ffn-embed-dim 40 --encoder-attention-heads 4 --decoder-attention-heads 4 "
-    "--encoder-layers 2 --decoder-layers 2 --max-source-positions 40 --max-target-positions 40"
+    "--encoder-layers 2 --decoder-layers 2 --encoder-normalize-before "
+    "--max-source-positions 40 --max-target-positions 40"
 ).split()
 LM_SIZES = (
     "--decoder-embed-dim 24 --decoder-input-dim 24 --decoder-output-dim 24 "

@@ -71,7 +71,7 @@ def reason_against(model: BaseFairseqModel) -> str | None:
         return f"its decoder is a {type(decoder).__name__}, expected a TransformerDecoder"
     if decoder.cross_self_attention:
         return "--cross-self-attention joins source and target states of each beam"
-    for layer in decoder.layers:
+    for layer in decoder.layers.children():  # to iterate over `layers` would be to drop some
         if isinstance(layer, BaseLayer):
             continue
         if not isinstance(layer, TransformerDecoderLayerBase):
@@ -108,3 +108,7 @@ def _convert_model(model: BaseFairseqModel, plan: str) -> None:
         specialize(model.encoder, ELEncoder)
         # BART hides the method behind an instance attribute once it has been told a beam.
         model.encoder.__dict__.pop("reorder_encoder_out", None)
+        for module in model.encoder.modules():
+            # fairseq 0.12.2's fast path cannot handle padding with today's torch.
+            if hasattr(module, "can_use_fastpath"):
+                module.can_use_fastpath = False

@@ -89,11 +89,16 @@ class ELDecoder(Specialized, _Base):
                 prev_output_tokens, replicated(encoder_out), None, *args, **kwargs
             )
         source = _source(encoder_out)
+        beams, age = len(prev_output_tokens), prev_output_tokens.size(1) - 1
+        if source is not None and len(source.columns) != beams:
+            raise ValueError(
+                f"encoder_out: expected a source for each of {beams} beams, "
+                f"got {len(source.columns)}"
+            )
         state = DecodingState.find(incremental_state)
         if state is None:
-            beam = _beam(source, prev_output_tokens.size(0))
-            state = self.begin(incremental_state, prev_output_tokens.size(0) // beam, beam)
-        age = prev_output_tokens.size(1) - 1
+            beam = _beam(source, beams)
+            state = self.begin(incremental_state, beams // beam, beam)
 
         def step(tokens: Tensor, active: Tensor | None) -> Features:
             hidden = tokens[:, -1].eq(self.padding_idx)
@@ -102,16 +107,15 @@ class ELDecoder(Specialized, _Base):
                 tokens, encoder_out, incremental_state, *args, **kwargs
             )
 
-        inside = None if state.prompt is None else age < state.prompt.lengths
-        if state.prompt is None or inside is None or not inside.any():
+        if state.prompt is None or not (inside := age < state.prompt.lengths).any():
             state.prompt = None
             return step(prev_output_tokens, None)
         features = state.prompt.at(age)
-        if prev_output_tokens.size(0) != state.tree.sentences:
+        if beams != state.tree.sentences:
             features = features.repeat_interleave(state.tree.beam, 0)
         if not inside.all():
-            active = (~inside).nonzero().flatten()
             rows = (~inside).repeat_interleave(state.tree.beam)
+            active = (~inside).nonzero().flatten()
             features[rows] = step(prev_output_tokens[rows], active)[0]
         return features, {"attn": [None], "inner_states": []}
 
