@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PLANS, assert_same, batch, build, dictionary, generator_of, prompts
 from torch import Tensor, nn
 
 import el_attention
 from el_attention.plugin.ngrams import NGramBlock
+from tiny import PLANS, assert_same, batch, build, dictionary, generator_of, prompts
 
 SEEDS = {"transformer": 3, "bart": 1, "lm": 0}  # whose hypotheses are long and repetitive
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import batch, build, dictionary, generator_of, prompts
 from torch import Tensor
 
 import el_attention
 from el_attention.plugin.decoding import DecodingState
+from tiny import batch, build, dictionary, generator_of, prompts
 
 LAYERS, WIDTH, BEAM, LENGTHS = 3, 24, 4, [9, 5, 7]
 OPTIONS = {"beam": BEAM, "max_len_b": 30, "min_len": 25}

@@ -152,6 +152,26 @@ def generate_both(
     return results[0], results[1]
 
 
+def diverse(
+    family: str,
+    symbols: Dictionary,
+    sample: dict[str, Any],
+    options: dict[str, Any],
+    **arguments: Any,
+) -> BaseFairseqModel:
+    """The first random model whose stock hypotheses are long and end at many different steps.
+
+    Which seed that is depends on fairseq's version: its encoders differ in their parameters.
+    """
+    for seed in range(40):
+        model = build(family, symbols, seed)
+        stock = generator_of([model], symbols, options).generate(None, sample, **arguments)
+        lengths = {len(h["tokens"]) for sentence in stock for h in sentence}
+        if len(lengths) > 5 and max(lengths) > 12:
+            return model
+    raise AssertionError("no seed gives diverse hypotheses")
+
+
 def assert_same(stock: Hypotheses, ours: Hypotheses, tolerance: float = 1e-5) -> None:
     """Asserts equal tokens, and scores equal to a relative tolerance."""
     assert len(stock) == len(ours)

@@ -49,6 +49,8 @@ class ELAttention(Specialized, _Base):
             projection = getattr(self, name)
             if type(projection) is not nn.Linear:
                 return f"{name} is a {type(projection).__name__}, expected a Linear"
+            if "forward" in vars(projection):
+                return f"{name} has a forward of its own"
             if _has_hooks(projection):
                 return f"{name} has hooks that may change its result"
         return None
@@ -73,6 +75,9 @@ class ELAttention(Specialized, _Base):
 
         In a generation, `query` is [1, G * B, embed_dim] and `key` of encoder-decoder attention
         is the encoder output itself, [S, sentences, kdim].
+
+        Raises:
+            ValueError: if scores are to be masked or returned in a generation.
         """
         state = DecodingState.find(incremental_state)
         plan = None if state is None else self.plan_for(state, query)
@@ -93,10 +98,12 @@ class ELAttention(Specialized, _Base):
                 before_softmax=before_softmax,
                 need_head_weights=need_head_weights,
             )
+        if attn_mask is not None or before_softmax:
+            raise ValueError(f"{self.el_name}: attn_mask and before_softmax are not for decoding")
         projections = self.projections()
         projected = self.q_proj(query.squeeze(0)) * self.scaling
         grouped = state.grouped(projected.view(-1, self.num_heads, self.head_dim))
-        rows, view = self._rows(state, plan, projections, query)
+        rows, view = self._rows(state, plan, projections, query, key)
         sinks = self._sinks()
         result = plan.read(
             projections,
@@ -138,14 +145,19 @@ class ELAttention(Specialized, _Base):
         )
 
     def _rows(
-        self, state: DecodingState, plan: Plan, projections: Projections, query: Tensor
+        self,
+        state: DecodingState,
+        plan: Plan,
+        projections: Projections,
+        query: Tensor,
+        key: Tensor | None,
     ) -> tuple[list[Rows], View]:
         if self.self_attention:
             return state.append(self, plan.payload(projections, query.squeeze(0))), state.view
-        if state.source is None:
-            raise ValueError(f"{self.el_name}: expected an encoder output, got none")
         if self not in state.pools:
-            state.pools[self] = StatePool([plan.payload(projections, state.source.states)])
+            if key is None:
+                raise ValueError(f"{self.el_name}: expected an encoder output, got none")
+            state.pools[self] = StatePool([plan.payload(projections, key)])
         return state.pools[self].read(state.source_view), state.source_view
 
     def _sinks(self) -> tuple[Sink, ...]:

@@ -46,7 +46,7 @@ class ELEncoder(Specialized, _Base):
         self, encoder_out: dict[str, list[Tensor]], new_order: Tensor
     ) -> dict[str, list[Tensor]]:
         # BART puts this in place of reorder_encoder_out when it is told the beam.
-        return self.reorder_encoder_out(encoder_out, new_order)
+        return ELEncoder.reorder_encoder_out(self, encoder_out, new_order)
 
 
 def replicated(encoder_out: dict[str, list[Tensor]] | None) -> dict[str, list[Tensor]] | None:

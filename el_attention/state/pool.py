@@ -47,7 +47,8 @@ class StatePool:
             block = self.blocks[placement.segment]
             for stored, rows in zip(_distinct(block), _distinct(payload), strict=True):
                 source = rows if len(placement.source) == len(rows) else rows[placement.source]
-                stored.flatten(0, 1).index_copy_(0, placement.target, source)
+                # A view, never a copy: `flatten` would write into a copy of a block in pieces.
+                stored.view(-1, *stored.shape[2:]).index_copy_(0, placement.target, source)
 
     def read(self, view: View) -> list[Rows]:
         """Shows the rows of a view, in place.
@@ -81,7 +82,8 @@ class StatePool:
                 block[:, segment.columns[sentences]]
                 for block, segment in zip(tensors, segments, strict=False)
             ]
-            return torch.cat(by_column)[kept.t(), columns]
+            # An index with strides of its own would give its strides to the result.
+            return torch.cat(by_column)[kept.t().contiguous(), columns]
 
         keys, values = zip(*self.blocks, strict=True)
         new_keys = copy(list(keys))
