@@ -1,0 +1,134 @@
+"""Measure the bytes of state that decoding keeps per sentence.
+
+Takes the arguments of fairseq-generate, decodes the batch with the longest sources, and after
+every decoder step adds up the distinct tensor storages that are reachable from fairseq's
+``incremental_states`` and ``encoder_outs``. Model parameters do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from torch import Tensor, nn
+
+_OPAQUE = (nn.Module, type, ModuleType, FunctionType, MethodType)
+
+
+def children(item: object) -> Iterable[object]:
+    """What `item` holds: elements of a container, attributes of any other object."""
+    if isinstance(item, dict):
+        return item.values()
+    if isinstance(item, Collection):
+        return item
+    slots = (name for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()))
+    attributes = (getattr(item, name, None) for name in slots)
+    return [*attributes, *getattr(item, "__dict__", {}).values()]
+
+
+def storages(*roots: object) -> dict[int, int]:
+    """Address -> bytes of every distinct tensor storage reachable from `roots`.
+
+    Does not look into modules, functions and classes. Views of one storage count once, and as
+    the whole storage: that is what they keep alive.
+    """
+    found: dict[int, int] = {}
+    visited: dict[int, object] = {}
+    pending = list(roots)
+    while pending:
+        item = pending.pop()
+        if id(item) in visited or isinstance(item, _OPAQUE):
+            continue
+        visited[id(item)] = item
+        if isinstance(item, Tensor):
+            storage = item.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        elif not isinstance(item, (str, bytes, int, float, complex, bool, type(None))):
+            pending.extend(children(item))
+    return found
+
+
+class Spy:
+    """Stands in for an ensemble's ``forward_decoder`` and records the peak of its state.
+
+    Attributes:
+        peak: bytes, the largest sum over the steps so far.
+    """
+
+    def __init__(self, forward_decoder: Callable[..., Any], models: nn.Module) -> None:
+        self.peak = 0
+        self._forward = forward_decoder
+        self._parameters = storages(list(models.parameters()), list(models.buffers()))
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        encoder_outs: list[dict[str, Any]],
+        incremental_states: list[dict[str, Any]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Decode one step, then measure what is kept for the next."""
+        result = self._forward(tokens, encoder_outs, incremental_states, *args, **kwargs)
+        kept = storages(encoder_outs, incremental_states)
+        total = sum(size for address, size in kept.items() if address not in self._parameters)
+        self.peak = max(self.peak, total)
+        return result
+
+
+def measure(arguments: list[str]) -> dict[str, int | float]:
+    """Decode one batch as fairseq-generate would with `arguments`; sizes of its state."""
+    parser = options.get_generation_parser()
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, arguments))
+    utils.import_user_module(cfg.common)
+    utils.set_torch_seed(cfg.common.seed)
+
+    task = tasks.setup_task(cfg.task)
+    models, saved = checkpoint_utils.load_model_ensemble([cfg.common_eval.path], task=task)
+    for model in models:
+        model.prepare_for_inference_(cfg)
+    task.load_dataset(cfg.dataset.gen_subset, task_cfg=saved.task)
+    batches = task.get_batch_iterator(
+        dataset=task.dataset(cfg.dataset.gen_subset),
+        max_tokens=cfg.dataset.max_tokens,
+        max_sentences=cfg.dataset.batch_size,
+        max_positions=utils.resolve_max_positions(
+            task.max_positions(), *[model.max_positions() for model in models]
+        ),
+    ).next_epoch_itr(shuffle=False)
+    longest = max(batches, key=lambda batch: batch["net_input"]["src_tokens"].size(1))
+
+    generator = task.build_generator(models, cfg.generation)
+    generator.model.forward_decoder = spy = Spy(generator.model.forward_decoder, generator.model)
+    with torch.no_grad():
+        task.inference_step(generator, models, longest)
+
+    sentences, length = longest["net_input"]["src_tokens"].shape
+    return {
+        "state_bytes_per_sentence": spy.peak / sentences,
+        "sentences": sentences,
+        "source_length": length,
+    }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="Other arguments are those of fairseq-generate."
+    )
+    parser.add_argument("output", type=Path, help="JSON file to write")
+    # fairseq looks for --user-dir in sys.argv, where it would not see it after a "--".
+    args, arguments = parser.parse_known_args()
+    result = measure(arguments)
+    args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
