@@ -1,0 +1,220 @@
+"""One randomised case: a model, a batch and generation options, in JSON.
+
+`python tests/random_case.py '<json>'` runs a case again, prints both sets of hypotheses and exits
+with 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq.models import BaseFairseqModel
+from fairseq.token_generation_constraints import pack_constraints
+
+import el_attention
+from tiny import (
+    Hypotheses,
+    assert_same,
+    batch,
+    build,
+    dictionary,
+    generator_of,
+    prompts,
+)
+
+ARCHITECTURES = ("transformer", "bart_base", "mbart_base", "transformer_lm_gpt2_tiny")
+SEARCHES: dict[str, dict[str, Any]] = {
+    "beam": {},
+    "diverse beams": {"diverse_beam_groups": 2, "diverse_beam_strength": 0.6},
+    "diverse siblings": {"diversity_rate": 0.3},
+    "sampling": {"sampling": True},
+    "top-k": {"sampling": True, "sampling_topk": 4},
+    "top-p": {"sampling": True, "sampling_topp": 0.7},
+    "ordered constraints": {"constraints": "ordered"},
+    "unordered constraints": {"constraints": "unordered"},
+    "source length": {"match_source_len": True},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case; every attribute is plain JSON.
+
+    Attributes:
+        architecture: one of `ARCHITECTURES`.
+        plan: how to attend.
+        seed: of weights, words and sampling.
+        words: size of the dictionary, special symbols aside.
+        head_width: width of a head of the decoder.
+        heads: heads of the decoder.
+        encoder_width: a multiple of 4, the heads of the encoder; BART's is the decoder's.
+        layers: layers of the decoder.
+        pre_norm: whether norms come first.
+        tied: whether the decoder's input and output embeddings are one.
+        models: number of models in the ensemble.
+        lengths: of the sources.
+        left_pad: whether sources are padded on the left.
+        prefix: lengths of the prefixes of the sentences, or empty; 0 for none in one sentence.
+        search: one of `SEARCHES`.
+        beam: number of beams.
+        min_len: shortest hypothesis.
+        max_len: longest hypothesis.
+        lenpen: length penalty.
+        temperature: of the softmax.
+        unkpen: penalty of the unknown word.
+        eos: factor that makes sentences end sooner.
+        stock_generator: whether only the models are converted.
+        retain_dropout: dropout of the attention that stays on, or 0.
+        double: whether in float64.
+    """
+
+    architecture: str = "transformer"
+    plan: str = "expanded-query"
+    seed: int = 0
+    words: int = 12
+    head_width: int = 6
+    heads: int = 4
+    encoder_width: int = 24
+    layers: int = 2
+    pre_norm: bool = False
+    tied: bool = False
+    models: int = 1
+    lengths: tuple[int, ...] = (5, 3)
+    left_pad: bool = True
+    prefix: tuple[int, ...] = ()
+    search: str = "beam"
+    beam: int = 3
+    min_len: int = 1
+    max_len: int = 10
+    lenpen: float = 1.0
+    temperature: float = 1.0
+    unkpen: float = 0.0
+    eos: float = 2.0
+    stock_generator: bool = False
+    retain_dropout: float = 0.0
+    double: bool = False
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        """Reads what `command` quotes; attributes that are left out keep their defaults.
+
+        Raises:
+            TypeError: if there is an unknown attribute.
+        """
+        values = json.loads(text)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    @property
+    def command(self) -> str:
+        """The command line that runs this case again, from the root of the checkout."""
+        text = json.dumps(dataclasses.asdict(self))
+        return f"PYTHONPATH=. python tests/random_case.py {shlex.quote(text)}"
+
+    @property
+    def has_encoder(self) -> bool:
+        return "lm" not in self.architecture
+
+    def networks(self) -> list[BaseFairseqModel]:
+        """Builds the models of the ensemble."""
+        width = self.heads * self.head_width
+        encoder_width = width if "bart" in self.architecture else self.encoder_width
+        networks = []
+        for index in range(self.models):
+            model = build(
+                self.architecture,
+                dictionary(self.words),
+                seed=self.seed + index,
+                encoder_embed_dim=encoder_width,
+                decoder_embed_dim=width,
+                encoder_attention_heads=self.heads if encoder_width == width else 4,
+                decoder_attention_heads=self.heads,
+                decoder_layers=self.layers,
+                encoder_layers=1 + index,
+                encoder_normalize_before=self.pre_norm,
+                decoder_normalize_before=self.pre_norm,
+                share_decoder_input_output_embed=self.tied,
+                attention_dropout=self.retain_dropout,
+            )
+            with torch.no_grad():
+                model.decoder.output_projection.weight[model.decoder.dictionary.eos()] *= self.eos
+            if self.retain_dropout:
+                model.make_generation_fast_(
+                    retain_dropout=True, retain_dropout_modules=["MultiheadAttention"]
+                )
+            networks.append(model.double() if self.double else model)
+        return networks
+
+    def options(self) -> dict[str, Any]:
+        """Options of fairseq's generation configuration."""
+        return {
+            "beam": self.beam,
+            "min_len": self.min_len,
+            "max_len_b": self.max_len,
+            "lenpen": self.lenpen,
+            "temperature": self.temperature,
+            "unkpen": self.unkpen,
+            **SEARCHES[self.search],
+        }
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `generate`."""
+        symbols, arguments = dictionary(self.words), {}
+        if any(self.prefix):
+            arguments["prefix_tokens"] = prompts(symbols, self.prefix, self.seed)
+        if "constraints" in self.search:
+            phrases = prompts(symbols, [2] * len(self.lengths), self.seed + 1)
+            arguments["constraints"] = pack_constraints(
+                [[phrase[:1], phrase] if i % 2 else [phrase] for i, phrase in enumerate(phrases)]
+            )
+        return arguments
+
+    def run(self) -> tuple[Hypotheses, Hypotheses]:
+        """Generates with stock fairseq and with EL-attention, from one seed."""
+        symbols, networks, results = dictionary(self.words), self.networks(), []
+        for convert in (False, True):
+            generator = generator_of(networks, symbols, self.options())
+            if convert and self.stock_generator:
+                for model in generator.model.models:
+                    el_attention.convert(model, self.plan)
+            elif convert:
+                el_attention.convert(generator, self.plan)
+            torch.manual_seed(self.seed)
+            sample = batch(symbols, self.lengths, self.seed, self.left_pad)
+            results.append(generator.generate(None, sample, **self.arguments()))
+        return results[0], results[1]
+
+    def check(self) -> None:
+        """Asserts that both give the same tokens and scores."""
+        stock, ours = self.run()
+        # Stock fairseq computes softmax in float32, in float64 too.
+        assert_same(stock, ours, tolerance=1e-6 if self.double else 1e-5)
+
+
+def main() -> int:
+    """Runs the case given on the command line."""
+    if len(sys.argv) != 2:
+        print(__doc__)
+        return 2
+    case = Case.from_json(sys.argv[1])
+    stock, ours = case.run()
+    for sentence, (expected, got) in enumerate(zip(stock, ours, strict=True)):
+        for name, hypotheses in (("stock", expected), ("ours ", got)):
+            for h in hypotheses:
+                print(f"{sentence} {name} {float(h['score']):.6f} {h['tokens'].tolist()}")
+    try:
+        case.check()
+    except AssertionError as error:
+        print(f"different: {error}")
+        return 1
+    print("the same")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
