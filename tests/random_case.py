@@ -107,8 +107,11 @@ class Case:
         Raises:
             TypeError: if there is an unknown attribute.
         """
-        values = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = json.loads(text)
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
 
     @property
     def command(self) -> str:

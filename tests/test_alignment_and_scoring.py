@@ -41,7 +41,7 @@ def aligned(feature: Feature, kind: str) -> Feature:
     return replace(feature, options={**feature.options, "print_alignment": kind})
 
 
-def as_numbers(alignment: list[Any]) -> Tensor:
+def as_numbers(alignment: Any) -> Tensor:
     """Soft alignments are printed numbers, hard ones pairs of positions."""
     return torch.tensor([[float(value) for value in row] for row in alignment])
 

@@ -41,21 +41,24 @@ def sources(family: str) -> dict[str, object] | None:
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_may_move_between_sentences(family, plan, monkeypatch) -> None:
-    answers = []
+    answers: list[bool] = []
     accepts = BeamTree.accepts
-    monkeypatch.setattr(
-        BeamTree, "accepts", lambda *args: answers.append(accepts(*args)) or answers[-1]
+
+    def recorded(self: BeamTree, order: Tensor) -> bool:
+        answers.append(accepts(self, order))
+        return answers[-1]
+
+    monkeypatch.setattr(BeamTree, "accepts", recorded)
+    assert_walk_agrees(
+        *pair(family, plan), sources(family), sentences=len(LENGTHS), beam=4, steps=12, mix=True
     )
-    walk_sizes = {"sentences": len(LENGTHS), "beam": 4, "steps": 12, "mix": True}
-    assert_walk_agrees(*pair(family, plan), sources(family), **walk_sizes)
     assert not all(answers), "the tree must have refused some orders"
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("mix", [True, False])
 def test_language_model_that_is_not_told_its_beam(mix, plan) -> None:
-    sizes = {"sentences": len(LENGTHS), "beam": 3}
-    assert_walk_agrees(*pair("lm", plan), None, mix=mix, told=False, **sizes)
+    assert_walk_agrees(*pair("lm", plan), None, sentences=len(LENGTHS), beam=3, mix=mix, told=False)
 
 
 @pytest.mark.parametrize("plan", PLANS)

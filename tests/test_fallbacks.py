@@ -6,6 +6,7 @@ import copy
 import logging
 from argparse import Namespace
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -209,7 +210,7 @@ class Wrapper(nn.Module):
         kwargs.pop("incremental_state", None)
         return self.wrapped(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 
 
-def walk(stock: BaseFairseqModel, changed: BaseFairseqModel, plan: str, **options: object) -> None:
+def walk(stock: BaseFairseqModel, changed: BaseFairseqModel, plan: str, **options: Any) -> None:
     """Walks with `changed`, converted, and with `stock`; both are copied."""
     stock = exact(copy.deepcopy(stock).double())
     converted = el_attention.convert(copy.deepcopy(changed).double(), plan)

@@ -128,7 +128,9 @@ def test_stored_states_are_only_read_by_products_and_never_move(
         {"beam": 4, "max_len_b": 50, "min_len": 40},
     )
     el_attention.convert(generator, plan)
-    watch, steps, blocks = Watch(), Counter(), {}
+    watch = Watch()
+    steps: Counter[str] = Counter()
+    blocks: dict[Any, Any] = {}
     advance = DecodingState.advance
 
     def advancing(self: DecodingState, *args: Any, **kwargs: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from el_attention.attention import PLANS, Projections, Sink
+from el_attention.attention import PLANS, Plan, Projections, Sink
 from el_attention.ops import Rows, Run, attend, contract, expand
 
 # Odd sizes: groups, beam, heads, head_dim, state width, rows.
@@ -41,7 +42,7 @@ def multi_head(
     for g in range(groups):
         key = states[g] @ weights.key_weight.t()
         value = states[g] @ weights.value_weight.t()
-        if weights.key_bias is not None:
+        if weights.key_bias is not None and weights.value_bias is not None:
             key, value = key + weights.key_bias, value + weights.value_bias
         for b in range(beam):
             for h in range(heads):
@@ -67,6 +68,24 @@ def visibility(groups: int, beam: int, rows: int) -> Tensor:
     return visible
 
 
+def changed(weights: Projections, change: Callable[[Tensor], Tensor]) -> Projections:
+    """Projections with every tensor changed."""
+    assert weights.key_bias is not None and weights.value_bias is not None
+    return Projections(
+        weights.heads,
+        change(weights.key_weight),
+        change(weights.key_bias),
+        change(weights.value_weight),
+        change(weights.value_bias),
+    )
+
+
+def kept(plan: Plan, weights: Projections, states: Tensor, runs: list[Run]) -> Rows:
+    """What a plan keeps of states, [rows, columns, width]."""
+    keys, values = plan.payload(weights, states)
+    return Rows(keys, values, runs)
+
+
 def blocks(states: Tensor, cuts: int) -> list[tuple[Tensor, int]]:
     """Cuts [G, U, width] into [rows, G, width] pieces, laid out as fairseq's T x B x C."""
     pieces = states.transpose(0, 1).contiguous().tensor_split(cuts)
@@ -88,10 +107,7 @@ def test_each_plan_equals_multi_head_attention(plan, size, bias, cuts) -> None:
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
     states = torch.randn(groups, length, width, dtype=torch.float64)
     visible = visibility(groups, beam, length)
-    rows = [
-        Rows(*plan.payload(weights, piece), [Run(0, 0, groups)])
-        for piece, _ in blocks(states, cuts)
-    ]
+    rows = [kept(plan, weights, piece, [Run(0, 0, groups)]) for piece, _ in blocks(states, cuts)]
     result = plan.read(weights, query, rows, visible)
     expected, probabilities = multi_head(weights, query, states, visible)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -117,9 +133,7 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop) -> None:
             torch.ones(groups, beam, heads, length + 2, dtype=torch.float64), 0.4
         )
         assert (keep.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
-    rows = [
-        Rows(*plan.payload(weights, piece), [Run(0, 0, groups)]) for piece, _ in blocks(states, 2)
-    ]
+    rows = [kept(plan, weights, piece, [Run(0, 0, groups)]) for piece, _ in blocks(states, 2)]
     result = plan.read(weights, query, rows, visible, sinks, keep)
     expected, probabilities = multi_head(weights, query, states, visible, sinks, keep)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -135,8 +149,8 @@ def test_sentences_are_read_in_any_columns_without_copying_them(plan) -> None:
     runs = [Run(0, 0, 2), Run(2, 4, 1), Run(3, 6, 1)]
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
     visible = visibility(groups, beam, length)
-    payload = plan.payload(weights, all_states.transpose(0, 1))
-    result = plan.read(weights, query, [Rows(*payload, runs)], visible)
+    rows = [kept(plan, weights, all_states.transpose(0, 1), runs)]
+    result = plan.read(weights, query, rows, visible)
     expected, _ = multi_head(weights, query, all_states[columns], visible)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
 
@@ -167,37 +181,16 @@ def test_error_is_at_most_that_of_multi_head_attention_in_the_same_dtype(plan, d
     """Twice the error of attention computed naively in that dtype, against float64."""
     groups, beam, heads, head_dim, width, length = 3, 4, 4, 16, 64, 50
     exact = projections(heads, head_dim, width)
-    scaled = Projections(
-        heads,
-        *(x / 8 for x in (exact.key_weight, exact.key_bias)),
-        *(x / 8 for x in (exact.value_weight, exact.value_bias)),
-    )
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64) / 4
     states = torch.randn(groups, length, width, dtype=torch.float64)
     visible = visibility(groups, beam, length)
 
-    def cast(x: Tensor) -> Tensor:
-        return x.to(dtype)
-
-    low = Projections(
-        heads,
-        *map(cast, (scaled.key_weight, scaled.key_bias, scaled.value_weight, scaled.value_bias)),
-    )
-    truth, _ = multi_head(
-        Projections(
-            heads,
-            *(
-                getattr(low, n).double()
-                for n in ("key_weight", "key_bias", "value_weight", "value_bias")
-            ),
-        ),
-        cast(query).double(),
-        cast(states).double(),
-        visible,
-    )
-    naive, _ = multi_head(low, cast(query), cast(states), visible)
-    payload = plan.payload(low, cast(states).transpose(0, 1))
-    result = plan.read(low, cast(query), [Rows(*payload, [Run(0, 0, groups)])], visible)
+    low = changed(exact, lambda x: (x / 8).to(dtype))
+    query, states = query.to(dtype), states.to(dtype)
+    truth, _ = multi_head(changed(low, Tensor.double), query.double(), states.double(), visible)
+    naive, _ = multi_head(low, query, states, visible)
+    rows = [kept(plan, low, states.transpose(0, 1), [Run(0, 0, groups)])]
+    result = plan.read(low, query, rows, visible)
     assert result.heads.dtype == dtype
 
     def error(x: Tensor) -> float:

@@ -79,7 +79,8 @@ def assert_walk_agrees(
         seed: of tokens and orders.
     """
     generator = torch.Generator().manual_seed(seed)
-    decoder, state = converted.decoder, {}
+    decoder = converted.decoder
+    state: dict[str, Any] = {}
     origin = torch.arange(sentences).repeat_interleave(beam)
     encoder_out = None
     if sample is not None:
