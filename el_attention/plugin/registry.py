@@ -57,9 +57,10 @@ def register_models() -> None:
     for name, model in list(models.MODEL_REGISTRY.items()):
         if name.startswith(PREFIX) or not has_twin(model):
             continue
-        dataclass = models.MODEL_DATACLASS_REGISTRY.get(name)
-        twin = specialized_class(ELModel, model)
-        models.register_model(PREFIX + name, dataclass=dataclass)(twin)
+        if PREFIX + name not in models.MODEL_REGISTRY:
+            dataclass = models.MODEL_DATACLASS_REGISTRY.get(name)
+            twin = specialized_class(ELModel, model)
+            models.register_model(PREFIX + name, dataclass=dataclass)(twin)
         for architecture in models.ARCH_MODEL_INV_REGISTRY.get(name, []):
             if PREFIX + architecture not in models.ARCH_MODEL_REGISTRY:
                 configure = models.ARCH_CONFIG_REGISTRY[architecture]
