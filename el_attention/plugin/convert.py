@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import TypeVar
+from weakref import WeakSet
 
 from fairseq.hub_utils import GeneratorHubInterface
 from fairseq.models import BaseFairseqModel
@@ -21,6 +22,8 @@ from el_attention.plugin.specialize import specialize
 from el_attention.plugin.task import ELTask
 
 logger = logging.getLogger(__name__)
+
+_refused: WeakSet[BaseFairseqModel] = WeakSet()  # models whose warning has been given
 
 T = TypeVar("T", BaseFairseqModel, GeneratorHubInterface, SequenceGenerator)
 
@@ -42,7 +45,7 @@ def convert(target: T, plan: str = "auto") -> T:
 
     Raises:
         TypeError: if `target` is something else.
-        ValueError: if there is no such plan.
+        ValueError: if there is no such plan, or a generator's beam is not positive.
     """
     if plan not in PLAN_CHOICES:
         raise ValueError(f"attention plan: expected one of {PLAN_CHOICES}, got {plan!r}")
@@ -95,7 +98,9 @@ def reason_against(model: BaseFairseqModel) -> str | None:
 def _convert_model(model: BaseFairseqModel, plan: str) -> None:
     reason = reason_against(model)
     if reason is not None:
-        logger.warning(f"{type(model).__name__}: fairseq's own attention, because {reason}")
+        if model not in _refused:
+            logger.warning(f"{type(model).__name__}: fairseq's own attention, because {reason}")
+        _refused.add(model)
         return
     specialize(model.decoder, ELDecoder).el_announced = set()
     for name, module in model.decoder.named_modules():

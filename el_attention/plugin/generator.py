@@ -121,8 +121,15 @@ class ELGenerator(Specialized, _Generator):
 
 
 def convert_generator(generator: _Generator) -> _Generator:
-    """Specializes a `SequenceGenerator`, its ensemble and its n-gram blocking in place."""
+    """Specializes a `SequenceGenerator`, its ensemble and its n-gram blocking in place.
+
+    Raises:
+        ValueError: if its beam is not positive.
+    """
     from fairseq.sequence_generator import SequenceGeneratorWithAlignment
+
+    if generator.beam_size < 1:
+        raise ValueError(f"beam: expected at least 1, got {generator.beam_size}")
 
     specialize(generator, ELGenerator)
     ensemble = specialize(generator.model, ELEnsemble)
