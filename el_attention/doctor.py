@@ -95,9 +95,18 @@ def _torch() -> Finding:
 
 def _numpy() -> Finding:
     try:
-        return Finding("numpy", metadata.version("numpy"))
+        version = metadata.version("numpy")
     except metadata.PackageNotFoundError:
-        return Finding("numpy", "not installed", Level.ERROR, "pip install numpy")
+        return Finding("numpy", "not installed", Level.ERROR, "pip install 'numpy<2'")
+    if version.startswith("1."):
+        return Finding("numpy", version)
+    return Finding(
+        "numpy",
+        f"{version}: fairseq cannot load data sets of single sentences "
+        "(language_modeling with --sample-break-mode eos, denoising) with numpy 2",
+        Level.WARNING,
+        "pip install 'numpy<2'",
+    )
 
 
 def _fairseq_provider() -> Finding:

@@ -75,15 +75,16 @@ make_venv() {
   echo "$base" >$venv/base
 }
 
+# fairseq reads np.compat, which numpy 2 has not, for data sets of language models.
 pip_install() {
-  $venv/bin/python -m pip install --disable-pip-version-check "$@"
+  $venv/bin/python -m pip install --disable-pip-version-check 'numpy<2' "$@"
 }
 
 install_torch() {
   # pip 24.1 and later refuse the metadata of omegaconf 2.0, which fairseq 0.12.2 needs.
   [ "$version" != 3.10 ] || pip_install 'pip<24.1'
   # What is built without isolation below finds its build requirements here.
-  pip_install "$torch_spec" numpy cython wheel 'setuptools>=77,<81' ninja
+  pip_install "$torch_spec" cython wheel 'setuptools>=77,<81' ninja
 }
 
 install_fairseq() {

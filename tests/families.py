@@ -13,16 +13,16 @@ from fairseq.token_generation_constraints import pack_constraints
 from torch import Tensor
 
 import el_attention
-from tiny import Hypotheses, batch, build, dictionary, generator_of, prompts
+from tiny import Hypotheses, batch, build, dictionary, generator_of, noise_for, prompts
 
 PRE_NORM = {"encoder_normalize_before": True, "decoder_normalize_before": True}
 
 # Family -> architecture, its options, and a seed whose hypotheses end at many different steps.
 FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "transformer": ("transformer", {}, 8),
-    "pre-norm": ("transformer", PRE_NORM, 1),
-    "bart": ("bart", {}, 9),
-    "mbart": ("mbart_base", {}, 0),
+    "transformer": ("transformer", {}, 6),
+    "pre-norm": ("transformer", PRE_NORM, 3),
+    "bart": ("bart", {}, 3),
+    "mbart": ("mbart_base", {}, 3),
     "lm": ("lm", {}, 4),
 }
 WITH_ENCODER = tuple(family for family in FAMILIES if family != "lm")
@@ -34,14 +34,12 @@ SYMBOLS = dictionary(36)
 
 def enliven(model: BaseFairseqModel, seed: int, eos: float = 2.0) -> BaseFairseqModel:
     """Makes attention matter more and sentences end sooner; changes `model` in place."""
-    generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             if "v_proj" in name or "attn.out_proj" in name:
-                parameter += 0.1 * noise
+                parameter += 0.1 * noise_for(name, parameter, seed + 100)
             elif "embed_positions" in name:
-                parameter += 0.3 * noise
+                parameter += 0.3 * noise_for(name, parameter, seed + 100)
         if getattr(model.decoder, "output_projection", None) is not None:
             model.decoder.output_projection.weight[SYMBOLS.eos()] *= eos
     return model

@@ -116,6 +116,16 @@ def test_doctor_reports_an_old_torch(monkeypatch):
     assert findings_by_topic()["torch"].level is Level.ERROR
 
 
+@pytest.mark.parametrize(
+    ("version", "level"), [("1.26.4", Level.OK), ("2.0.0", Level.WARNING), ("10.1", Level.WARNING)]
+)
+def test_doctor_warns_of_numpy_2(monkeypatch, version, level):
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    finding = findings_by_topic()["numpy"]
+    assert (finding.level, version in finding.text) == (level, True)
+    assert ("numpy<2" in finding.remedy) == (level is Level.WARNING)
+
+
 def test_doctor_lists_cuda_devices(monkeypatch):
     device = SimpleNamespace(name="Some GPU", major=9, minor=0, total_memory=80 * 2**30)
     monkeypatch.setattr(torch.version, "cuda", "13.0")

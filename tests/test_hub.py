@@ -65,7 +65,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("plan", [*PLANS, "auto"])
-def test_hub_interface_translates_and_samples_as_stock(workspace, name, plan):
+def test_hub_interface_translates_and_samples_as_stock(
+    workspace: Any, name: str, plan: str
+) -> None:
     stock, ours = hub(workspace, name), el_attention.convert(hub(workspace, name), plan)
     attention = next(m for m in ours.modules() if isinstance(m, ELAttention))
     assert attention.el_plan == plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -74,17 +75,24 @@ def build(family: str, symbols: Dictionary, seed: int = 0, **options: Any) -> Ba
     models.ARCH_CONFIG_REGISTRY[architecture](args)
     model = models.build_model(args, TinyTask(symbols)).eval()
     # Far from uniform, so that beams differ, and with biases, which fairseq starts at zero.
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             scale = 0.05
             if "q_proj" in name or "k_proj" in name:
                 scale = 0.3
             elif "embed_tokens" in name or "output_projection" in name:
                 scale = 0.6
-            parameter.add_(scale * noise.to(parameter))
+            parameter.add_(scale * noise_for(name, parameter, seed))
     return model
+
+
+def noise_for(name: str, parameter: Tensor, seed: int) -> Tensor:
+    """Normal noise that depends on the parameter's name and not on the parameters before it.
+
+    fairseq 0.12.2 has parameters of its own in encoders, which must not change what others get.
+    """
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    return torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
 
 
 def batch(
