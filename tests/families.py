@@ -22,7 +22,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
     "transformer": ("transformer", {}, 6),
     "pre-norm": ("transformer", PRE_NORM, 3),
     "bart": ("bart", {}, 3),
-    "mbart": ("mbart_base", {}, 3),
+    "mbart": ("mbart_base", {}, 2),
     "lm": ("lm", {}, 4),
 }
 WITH_ENCODER = tuple(family for family in FAMILIES if family != "lm")
