@@ -1,0 +1,156 @@
+"""Random calls of the compiled operators, on any device, and in float64 what they must return."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of a call: sentences, beams, heads, key heads, widths, and rows of each piece."""
+
+    groups: int
+    beam: int
+    heads: int
+    key_heads: int
+    width: int
+    value_width: int
+    lengths: tuple[int, ...]
+
+    def __str__(self) -> str:
+        names = f"G{self.groups}-B{self.beam}-H{self.heads}-K{self.key_heads}-W{self.width}"
+        return f"{names}-V{self.value_width}-U{'+'.join(map(str, self.lengths))}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of `attend`; see csrc/ops.cpp."""
+
+    query: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    columns: list[Tensor]
+    visible: Tensor | None
+
+    def attend(self) -> tuple[Tensor, Tensor]:
+        """Calls the operator."""
+        context, lse = torch.ops.el_attention.attend(
+            self.query, self.keys, self.values, self.columns, self.visible
+        )
+        return context, lse
+
+    def weights(self, lse: Tensor) -> Tensor:
+        """Calls the operator of that name."""
+        result: Tensor = torch.ops.el_attention.weights(
+            self.query, self.keys, self.columns, self.visible, lse
+        )
+        return result
+
+
+def expanded(groups: int, beam: int, heads: int, width: int, *lengths: int) -> Size:
+    """Sizes of expanded queries: one key head, values that are the keys."""
+    return Size(groups, beam, heads, 1, width, width, lengths)
+
+
+def projected(groups: int, beam: int, heads: int, width: int, *lengths: int) -> Size:
+    """Sizes of shared projection: a key head for each head."""
+    return Size(groups, beam, heads, heads, width, width, lengths)
+
+
+def random_call(
+    size: Size, dtype: torch.dtype, device: str = "cpu", seen: str = "by each beam", seed: int = 0
+) -> Call:
+    """Makes a call in which all that must not matter is NaN.
+
+    Args:
+        size: its sizes; the values are the keys if there is one key head and one width.
+        dtype: of query, keys and values.
+        device: where it is to run.
+        seen: "all" rows, "by all beams" the same rows, or "by each beam" others; unless all are
+            seen, the first beam (or, seen by all, the first sentence) sees nothing.
+        seed: of the random numbers.
+
+    Returns:
+        The call.  Every piece has two columns more than sentences, and no piece the same columns.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    rows = sum(size.lengths)
+    visible = None
+    if seen != "all":
+        beams = 1 if seen == "by all beams" else size.beam
+        visible = torch.rand(size.groups, beams, rows, generator=random) < 0.6
+        visible[0, 0] = False
+
+    query = 2 * normal(size.groups, size.beam, size.heads, size.width) / math.sqrt(size.width)
+    keys, values, columns = [], [], []
+    start = 0
+    for length in size.lengths:
+        column = torch.randperm(size.groups + 2, generator=random)[: size.groups]
+        dead = torch.ones(length, size.groups + 2, dtype=torch.bool)
+        dead[:, column] = False
+        if visible is not None:
+            dead[:, column] = ~visible[:, :, start : start + length].any(1).t()
+        key = normal(length, size.groups + 2, size.key_heads, size.width)
+        key = key.masked_fill(dead[:, :, None, None], math.nan).to(device, dtype)
+        value = key
+        if size.key_heads > 1 or size.value_width != size.width:
+            value = normal(length, size.groups + 2, size.key_heads, size.value_width)
+            value = value.masked_fill(dead[:, :, None, None], math.nan).to(device, dtype)
+        keys.append(key)
+        values.append(value)
+        columns.append(column.to(device))
+        start += length
+    seen_by = None if visible is None else visible.to(device)
+    return Call(query.to(device, dtype), keys, values, columns, seen_by)
+
+
+def exact(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Context, lse and weights of a call by their definition, in float64 on the CPU."""
+    query = call.query.cpu().double()
+    heads = query.size(2)
+
+    def gather(pieces: list[Tensor]) -> Tensor:
+        """[G, H, U, width], the rows of each sentence."""
+        parts = [p[:, c].cpu().double() for p, c in zip(pieces, call.columns, strict=True)]
+        rows = torch.cat(parts).permute(1, 2, 0, 3).nan_to_num(0.0)
+        return rows.expand(-1, heads, -1, -1)
+
+    scores = torch.einsum("gbhw,ghuw->gbhu", query, gather(call.keys))
+    if call.visible is not None:
+        scores = scores.masked_fill(~call.visible.cpu()[:, :, None], -math.inf)
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse.nan_to_num(neginf=0.0).unsqueeze(-1)).exp()
+    return torch.einsum("gbhu,ghuv->gbhv", weights, gather(call.values)), lse, weights
+
+
+def assert_exact(call: Call) -> None:
+    """Runs a call and compares it with the definition, to the accuracy of its dtype.
+
+    Scores, weights and sums are those of float32 (of float64 for float64), and what is rounded to
+    a 16-bit dtype is at most the weights and the context: values are a few units large.
+    """
+    accuracy = 1e-12 if call.query.dtype == torch.float64 else 2e-5
+    rounding = 4 * torch.finfo(call.query.dtype).eps
+    context, lse, weights = exact(call)
+    found_context, found_lse = call.attend()
+    assert found_context.dtype == call.query.dtype
+    wide = torch.promote_types(call.query.dtype, torch.float32)
+    assert found_lse.dtype == wide
+    found_weights = call.weights(found_lse)
+    assert found_weights.dtype == wide
+    torch.testing.assert_close(found_lse.cpu().double(), lse, rtol=accuracy, atol=accuracy)
+    torch.testing.assert_close(found_weights.cpu().double(), weights, rtol=accuracy, atol=accuracy)
+    tolerance = max(accuracy, rounding)
+    torch.testing.assert_close(
+        found_context.cpu().double(), context, rtol=tolerance, atol=tolerance
+    )
