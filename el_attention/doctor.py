@@ -1,6 +1,7 @@
 """What ``el-attention`` reports: is everything here that generation with EL-attention needs?"""
 
 import enum
+import importlib
 import platform
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 import el_attention
+from el_attention.ops import extension
 
 _INSTALL_FAIRSEQ = (
     "pip install 'pip<24.1', then pip install fairseq==0.12.2"
@@ -63,7 +65,7 @@ def collect() -> list[Finding]:
         _fairseq_provider(),
         _fairseq_import(),
         _plugin(),
-        Finding("extension", "not built: this version ships pure-PyTorch operators"),
+        _extension(),
         *_cuda(),
         Finding("user-dir", str(user_dir())),
     ]
@@ -152,6 +154,35 @@ def _plugin() -> Finding:
             Level.ERROR,
         )
     return Finding("plugin", f"registered tasks: {', '.join(tasks)}")
+
+
+def _extension() -> Finding:
+    if extension.obstacle is not None:
+        return Finding(
+            "extension",
+            f"{extension.obstacle}; the operators are the slower pure-PyTorch ones",
+            Level.WARNING,
+            "with a C++ compiler, in el_attention's source tree: "
+            "pip install ninja, then pip install --no-build-isolation .",
+        )
+    built = importlib.import_module("el_attention._C").build_information()
+    # The operators follow torch, which ATEN_CPU_CAPABILITY can lower.
+    capability = torch.backends.cpu.get_cpu_capability()
+    used = capability if capability in built["instruction_sets"] else "DEFAULT"
+    text = f"CPU operators ({used} of {', '.join(built['instruction_sets'])})"
+    if built["cuda"] is not None:
+        architectures = " ".join(f"sm_{number}" for number in built["gpu_architectures"])
+        text += f" and CUDA {built['cuda']} operators ({architectures})"
+    text += f", built for torch {built['torch']}"
+    if built["cuda"] is None and torch.cuda.is_available():
+        return Finding(
+            "extension",
+            f"{text}; on a GPU the operators are the slower pure-PyTorch ones",
+            Level.WARNING,
+            "with nvcc, in el_attention's source tree: "
+            "EL_ATTENTION_CUDA=1 pip install --no-build-isolation .",
+        )
+    return Finding("extension", text)
 
 
 def _cuda() -> list[Finding]:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv: torch, fairseq, this project (editable), what its tests and its demo need.
+# Makes .venv: torch, fairseq, this project (editable, with the compiled operators), what its tests
+# and its demo need.
 #   PYTHON      the interpreter (default: the first CPython 3.10-3.12 of python3, python3.11,
 #               python3.10, python3.12)
 #   TORCH_SPEC  the requirement for torch (default: torch==2.13.0)
@@ -57,7 +58,8 @@ step() {
   shift
   echo "[$number/4] $title"
   "$@" 2>&1 | tee -a "$log" |
-    sed -n -e '/\.metadata/d' -e '/^ *Downloading/p' -e '/^ *Building wheel.*started/p'
+    sed -n -e '/\.metadata/d' -e '/^ *Downloading/p' -e '/^ *Building wheel.*started/p' \
+      -e '/^ *setup\.py: /p'
   echo "      done in $((SECONDS - started)) s"
   title=
 }
@@ -84,7 +86,7 @@ install_torch() {
   # pip 24.1 and later refuse the metadata of omegaconf 2.0, which fairseq 0.12.2 needs.
   [ "$version" != 3.10 ] || pip_install 'pip<24.1'
   # What is built without isolation below finds its build requirements here.
-  pip_install "$torch_spec" cython wheel 'setuptools>=77,<81' ninja
+  pip_install "$torch_spec" cython wheel 'setuptools>=77,<81' ninja packaging
 }
 
 install_fairseq() {
@@ -98,14 +100,16 @@ install_fairseq() {
 }
 
 install_project() {
-  pip_install --no-build-isolation --editable '.[fairseq,demo,dev]'
+  # Not isolated: the operators are compiled for the torch that is here. -v shows what setup.py says.
+  pip_install -v --no-build-isolation --editable '.[fairseq,demo,dev]'
 }
 
 python=$(find_python)
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 base=$(printf '%s\n' "$torch_spec" "$PWD" "$("$python" -VV)")
-key=$base$(cat pyproject.toml scripts/setup_env.sh | cksum)
-[ "$(cat $venv/complete 2>/dev/null)" != "$key" ] || exit 0
+sources=$(find csrc -name emulator -prune -o -type f -print | sort)
+key=$base$(cat pyproject.toml setup.py scripts/setup_env.sh $sources | cksum)
+[ "$(cat $venv/complete 2>/dev/null)" != "$key" ] || [ ! -e el_attention/_C.json ] || exit 0
 
 check_prerequisites
 echo "setup_env: $("$python" -V) ($python), $torch_spec"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clidata import Workspace, write_corpora
+from el_attention.ops import extension
 
 # Tiny models are slower with threads, above all when several test processes share the cores.
 torch.set_num_threads(1)
@@ -19,6 +20,15 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return write_corpora(tmp_path_factory.mktemp("fairseq"))
+
+
+@pytest.fixture(params=["compiled", "pure PyTorch"])
+def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test once with each kind of operators."""
+    if request.param == "pure PyTorch":
+        monkeypatch.setattr(extension, "obstacle", "not built: this test does without")
+    elif extension.obstacle is not None:
+        pytest.skip(f"the compiled operators are {extension.obstacle}")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 import el_attention
 from el_attention import cli, doctor
 from el_attention.doctor import Finding, Level
+from el_attention.ops import extension
 
 
 def run_module(*arguments, cwd, first_on_path=()):
@@ -48,7 +49,7 @@ def test_doctor_reports_a_usable_installation(arguments, capsys):
         torch.__version__,
         metadata.version("numpy"),
         "el_translation",
-        "not built",
+        "extension",
         "CUDA",
         str(doctor.user_dir()),
     ):
@@ -124,6 +125,52 @@ def test_doctor_warns_of_numpy_2(monkeypatch, version, level):
     finding = findings_by_topic()["numpy"]
     assert (finding.level, version in finding.text) == (level, True)
     assert ("numpy<2" in finding.remedy) == (level is Level.WARNING)
+
+
+def extension_finding(monkeypatch, capability="AVX2", cuda=None, architectures=()):
+    """The finding where an extension is loaded that says this of itself."""
+    information = {
+        "torch": "2.13.0",
+        "instruction_sets": ["DEFAULT", "AVX2"],
+        "cuda": cuda,
+        "gpu_architectures": list(architectures),
+    }
+    module = SimpleNamespace(build_information=lambda: information)
+    monkeypatch.setitem(sys.modules, "el_attention._C", module)
+    monkeypatch.setattr(extension, "obstacle", None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    return findings_by_topic()["extension"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "used"), [("AVX2", "AVX2"), ("DEFAULT", "DEFAULT"), ("SVE256", "DEFAULT")]
+)
+def test_doctor_names_the_instruction_set_in_use(monkeypatch, capability, used):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    finding = extension_finding(monkeypatch, capability)
+    assert finding.text == f"CPU operators ({used} of DEFAULT, AVX2), built for torch 2.13.0"
+    assert finding.level is Level.OK
+
+
+def test_doctor_names_the_gpus_that_the_extension_is_for(monkeypatch):
+    finding = extension_finding(monkeypatch, cuda="13.0", architectures=[80, 90])
+    assert "and CUDA 13.0 operators (sm_80 sm_90), built for torch 2.13.0" in finding.text
+    assert finding.level is Level.OK
+
+
+def test_doctor_warns_of_a_gpu_without_operators(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    finding = extension_finding(monkeypatch)
+    assert finding.level is Level.WARNING
+    assert "EL_ATTENTION_CUDA=1" in finding.remedy
+
+
+def test_doctor_says_why_there_is_no_extension(monkeypatch):
+    monkeypatch.setattr(extension, "obstacle", "built for torch 2.6.0, running torch 2.13.0")
+    finding = findings_by_topic()["extension"]
+    assert "built for torch 2.6.0, running torch 2.13.0" in finding.text
+    assert finding.level is Level.WARNING
+    assert "pip install --no-build-isolation" in finding.remedy
 
 
 def test_doctor_lists_cuda_devices(monkeypatch):

@@ -26,7 +26,7 @@ def tokens(hypotheses: Hypotheses) -> list[list[list[int]]]:
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_feature_gives_the_same_hypotheses(family, name, plan) -> None:
+def test_feature_gives_the_same_hypotheses(family, name, plan, operators) -> None:
     ours = generate([model_of(family)], family, FEATURES[name], plan)
     assert_same(stock(family, name), ours)
 

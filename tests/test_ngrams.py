@@ -42,7 +42,7 @@ def repeats(sequence: list[int], size: int) -> bool:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("step", [0, 1, 2, 7, 20])
-def test_exactly_the_repeating_continuations_are_forbidden(size: int, step: int) -> None:
+def test_exactly_the_repeating_continuations_are_forbidden(size, step, operators) -> None:
     random = torch.Generator().manual_seed(size * 100 + step)
     tokens = torch.randint(4, 7, (6, 25), generator=random)
     tokens[:, 0] = 2

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from el_attention.attention import PLANS, Plan, Projections, Sink
-from el_attention.ops import Rows, Run, attend, contract, expand
+from el_attention.ops import Rows, attend, contract, expand, extension, reference
 
 # Odd sizes: groups, beam, heads, head_dim, state width, rows.
 SIZES = [(1, 1, 1, 3, 5, 1), (2, 3, 4, 2, 7, 9), (3, 5, 2, 7, 11, 17), (4, 33, 3, 5, 13, 6)]
@@ -80,10 +80,12 @@ def changed(weights: Projections, change: Callable[[Tensor], Tensor]) -> Project
     )
 
 
-def kept(plan: Plan, weights: Projections, states: Tensor, runs: list[Run]) -> Rows:
+def kept(
+    plan: Plan, weights: Projections, states: Tensor, columns: list[int] | None = None
+) -> Rows:
     """What a plan keeps of states, [rows, columns, width]."""
     keys, values = plan.payload(weights, states)
-    return Rows(keys, values, runs)
+    return Rows(keys, values, torch.tensor(columns or range(states.size(1))))
 
 
 def blocks(states: Tensor, cuts: int) -> list[tuple[Tensor, int]]:
@@ -101,13 +103,13 @@ def _seed() -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("cuts", [1, 3])
-def test_each_plan_equals_multi_head_attention(plan, size, bias, cuts) -> None:
+def test_each_plan_equals_multi_head_attention(plan, size, bias, cuts, operators) -> None:
     groups, beam, heads, head_dim, width, length = size
     weights = projections(heads, head_dim, width, bias)
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
     states = torch.randn(groups, length, width, dtype=torch.float64)
     visible = visibility(groups, beam, length)
-    rows = [kept(plan, weights, piece, [Run(0, 0, groups)]) for piece, _ in blocks(states, cuts)]
+    rows = [kept(plan, weights, piece) for piece, _ in blocks(states, cuts)]
     result = plan.read(weights, query, rows, visible)
     expected, probabilities = multi_head(weights, query, states, visible)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -117,7 +119,7 @@ def test_each_plan_equals_multi_head_attention(plan, size, bias, cuts) -> None:
 @pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("drop", [True, False])
-def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop) -> None:
+def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop, operators) -> None:
     groups, beam, heads, head_dim, width, length = 2, 3, 4, 2, 7, 9
     weights = projections(heads, head_dim, width, with_bias)
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
@@ -133,7 +135,7 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop) -> None:
             torch.ones(groups, beam, heads, length + 2, dtype=torch.float64), 0.4
         )
         assert (keep.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
-    rows = [kept(plan, weights, piece, [Run(0, 0, groups)]) for piece, _ in blocks(states, 2)]
+    rows = [kept(plan, weights, piece) for piece, _ in blocks(states, 2)]
     result = plan.read(weights, query, rows, visible, sinks, keep)
     expected, probabilities = multi_head(weights, query, states, visible, sinks, keep)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -141,27 +143,27 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
-def test_sentences_are_read_in_any_columns_without_copying_them(plan) -> None:
+def test_sentences_are_read_in_any_columns_without_copying_them(plan, operators) -> None:
     groups, beam, heads, head_dim, width, length = 4, 2, 3, 2, 5, 6
     weights = projections(heads, head_dim, width)
     all_states = torch.randn(7, length, width, dtype=torch.float64)
-    columns = [0, 1, 4, 6]
-    runs = [Run(0, 0, 2), Run(2, 4, 1), Run(3, 6, 1)]
+    columns = [0, 1, 6, 4]
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
     visible = visibility(groups, beam, length)
-    rows = [kept(plan, weights, all_states.transpose(0, 1), runs)]
+    rows = [kept(plan, weights, all_states.transpose(0, 1), columns)]
     result = plan.read(weights, query, rows, visible)
     expected, _ = multi_head(weights, query, all_states[columns], visible)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_beam_that_sees_nothing_gets_zero() -> None:
+def test_a_beam_that_sees_nothing_gets_zero(operators) -> None:
     query = torch.randn(2, 2, 3, 4)
     rows = torch.randn(5, 2, 1, 4)
     visible = torch.ones(2, 2, 5, dtype=torch.bool)
     visible[1, 0] = False
-    attended = attend(query, [Rows(rows, rows, [Run(0, 0, 2)])], visible)
-    assert attended.context[1, 0].eq(0).all() and attended.weights[1, 0].eq(0).all()
+    attended = attend(query, [Rows(rows, rows, torch.arange(2))], visible)
+    assert attended.weights is not None and attended.weights[1, 0].eq(0).all()
+    assert attended.context[1, 0].eq(0).all()
     assert attended.mass is not None
     torch.testing.assert_close(
         attended.mass[..., 0], visible.any(-1)[..., None].expand(2, 2, 3).float()
@@ -169,15 +171,45 @@ def test_a_beam_that_sees_nothing_gets_zero() -> None:
     assert attended.context[0].abs().min() > 0
 
 
-def test_no_rows_at_all_give_zero() -> None:
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+@pytest.mark.parametrize("poison", [math.nan, math.inf], ids=str)
+def test_rows_that_nobody_sees_may_hold_anything(plan, poison, operators) -> None:
+    groups, beam, heads, head_dim, width, length = 3, 2, 3, 2, 5, 9
+    weights = projections(heads, head_dim, width)
+    query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
+    states = torch.randn(5, length, width, dtype=torch.float64)
+    visible = visibility(groups, beam, length)
+    visible[:, :, 2:5] = False
+    columns = [4, 0, 3]
+    expected, probabilities = multi_head(weights, query, states[columns], visible)
+    dead = torch.ones(5, length, dtype=torch.bool)
+    dead[columns] = ~visible.any(1)
+    assert dead.sum() > 2 * length + 3 * groups
+    states[dead] = poison
+    rows = [kept(plan, weights, piece, columns) for piece, _ in blocks(states, 2)]
+    result = plan.read(weights, query, rows, visible)
+    torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)
+
+
+def test_an_extension_that_cannot_be_used_is_announced_in_one_line(tmp_path, caplog) -> None:
+    note = tmp_path / "_C.json"
+    assert "not built" in (extension.load(note) or "") and not caplog.messages
+    note.write_text('{"torch": "2.6.0"}')
+    obstacle = extension.load(note)
+    assert obstacle == f"built for torch 2.6.0, running torch {torch.__version__}"
+    assert caplog.messages == [f"the compiled operators are not used: {obstacle}"]
+
+
+def test_no_rows_at_all_give_zero(operators) -> None:
     query, rows = torch.randn(2, 3, 2, 4), torch.randn(0, 2, 1, 4)
-    attended = attend(query, [Rows(rows, rows, [Run(0, 0, 2)])], None)
+    attended = attend(query, [Rows(rows, rows, torch.arange(2))], None)
     assert attended.context.eq(0).all() and attended.mass is not None and attended.mass.eq(0).all()
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_error_is_at_most_that_of_multi_head_attention_in_the_same_dtype(plan, dtype) -> None:
+def test_error_is_at_most_twice_that_of_multi_head_attention(plan, dtype, operators) -> None:
     """Twice the error of attention computed naively in that dtype, against float64."""
     groups, beam, heads, head_dim, width, length = 3, 4, 4, 16, 64, 50
     exact = projections(heads, head_dim, width)
@@ -189,7 +221,7 @@ def test_error_is_at_most_that_of_multi_head_attention_in_the_same_dtype(plan, d
     query, states = query.to(dtype), states.to(dtype)
     truth, _ = multi_head(changed(low, Tensor.double), query.double(), states.double(), visible)
     naive, _ = multi_head(low, query, states, visible)
-    rows = [kept(plan, low, states.transpose(0, 1), [Run(0, 0, groups)])]
+    rows = [kept(plan, low, states.transpose(0, 1))]
     result = plan.read(low, query, rows, visible)
     assert result.heads.dtype == dtype
 
@@ -217,9 +249,9 @@ def test_expand_and_contract_move_the_projections() -> None:
 def test_misfitting_shapes_are_named() -> None:
     rows = torch.randn(5, 2, 1, 4)
     with pytest.raises(ValueError, match=r"visible: expected \[2, 1 or 3, 5\], got \(2, 3, 4\)"):
-        attend(
+        reference.attend(
             torch.randn(2, 3, 2, 4),
-            [Rows(rows, rows, [Run(0, 0, 2)])],
+            [Rows(rows, rows, torch.arange(2))],
             torch.ones(2, 3, 4, dtype=torch.bool),
         )
     with pytest.raises(ValueError, match=r"key_weight: expected 3 x 4 rows.*got \(10, 7\)"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from el_attention.ops import Run
+from el_attention.ops.compiled import MAX_PIECES
 from el_attention.state import BeamTree, StatePool, View
-from el_attention.state.tree import GROWTH, runs_of
+from el_attention.state.tree import GROWTH
 
 CPU = torch.device("cpu")
 
@@ -24,11 +24,7 @@ def histories(pool: StatePool, view: View, sentences: int, beam: int) -> list[li
     rows = pool.read(view)
     seen: list[list[float]] = []
     for group in range(sentences):
-        by_row = []
-        for piece in rows:
-            run = next(r for r in piece.runs if r.sentence <= group < r.sentence + r.size)
-            by_row.append(piece.keys[:, run.column + group - run.sentence, 0, 0])
-        values = torch.cat(by_row)
+        values = torch.cat([piece.keys[:, piece.columns[group], 0, 0] for piece in rows])
         assert view.visible is not None and view.ages is not None
         for one in range(beam):
             mask = view.visible[group, one]
@@ -141,9 +137,15 @@ def test_orders_that_mix_or_double_sentences_are_refused_and_can_be_separated(or
     ]
 
 
-def test_runs_group_neighbouring_columns() -> None:
-    assert runs_of(torch.tensor([0, 1, 2, 5, 6, 9])) == (Run(0, 0, 3), Run(3, 5, 2), Run(5, 9, 1))
-    assert runs_of(torch.tensor([4, 4, 5])) == (Run(0, 4, 1), Run(1, 4, 2))
+def test_segments_grow_so_that_even_long_generations_have_few() -> None:
+    tree = BeamTree(1, 100, CPU)
+    for step in range(120):
+        view, _ = tree.append(step)  # no beam ever takes over from another: nothing is shared
+    rows = [segment.rows for segment in tree.segments]
+    assert sum(rows) >= 12_000 and len(rows) <= MAX_PIECES and len(view.pieces) == len(rows)
+    for index, size in enumerate(rows):
+        assert 2 * size >= sum(rows[:index]) and size >= GROWTH
+    assert sum(rows) <= 1.5 * 12_000 + 1, "and never much beyond what is needed"
 
 
 def test_a_tree_needs_a_beam_and_prompts_come_first() -> None:

@@ -56,11 +56,12 @@ class Result(NamedTuple):
 
     Attributes:
         heads: [G, B, H, head_dim], the output of each head.
-        weights: [G, B, H, U + sinks], the attention weights before dropout, at least float32.
+        weights: [G, B, H, U + sinks], the attention weights before dropout, at least float32; None
+            where nobody asked for them.
     """
 
     heads: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
 
 class Plan(ABC):
@@ -92,6 +93,7 @@ class Plan(ABC):
         visible: Tensor | None,
         sinks: tuple[Sink, ...] = (),
         keep: Tensor | None = None,
+        need_weights: bool = True,
     ) -> Result:
         """Attends to kept rows.
 
@@ -102,17 +104,25 @@ class Plan(ABC):
             visible: bool [G, B or 1, U] or None.
             sinks: keys and values outside the rows.
             keep: [G, B, H, U + sinks], dropout factors on the weights, or None.
+            need_weights: whether attention weights are to be returned.
 
         Returns:
             Outputs of the heads, and the attention weights.
 
         Raises:
-            ValueError: if shapes do not fit.
+            ValueError: if shapes do not fit (RuntimeError from a compiled operator).
         """
         scores = None
         if sinks:
             scores = torch.stack([self._sink_score(projections, query, s) for s in sinks], -1)
-        attended = attend(self._queries(projections, query), rows, visible, sinks=scores, keep=keep)
+        attended = attend(
+            self._queries(projections, query),
+            rows,
+            visible,
+            sinks=scores,
+            keep=keep,
+            need_weights=need_weights,
+        )
         heads = self._outputs(projections, attended)
         for sink, weight in zip(sinks, attended.sink_weights.unbind(-1), strict=True):
             if sink.value is not None:

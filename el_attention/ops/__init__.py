@@ -1,5 +1,7 @@
-"""The three operators of EL-attention, independent of fairseq and of where states live."""
+"""The operators of EL-attention, independent of fairseq and of where states live."""
 
-from el_attention.ops.reference import Attended, Rows, Run, attend, contract, expand
+from el_attention.ops.compiled import can_run
+from el_attention.ops.operators import attend, block_ngrams_
+from el_attention.ops.reference import Attended, Rows, contract, expand
 
-__all__ = ["Attended", "Rows", "Run", "attend", "contract", "expand"]
+__all__ = ["Attended", "Rows", "attend", "block_ngrams_", "can_run", "contract", "expand"]

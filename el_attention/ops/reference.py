@@ -6,19 +6,12 @@ value, U rows.  Equations are those of Yan et al., "EL-Attention", ICML 2021, se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-
-class Run(NamedTuple):
-    """`size` sentences in a row, from `sentence` on, whose columns start at `column`."""
-
-    sentence: int
-    column: int
-    size: int
 
 
 class Rows(NamedTuple):
@@ -27,12 +20,12 @@ class Rows(NamedTuple):
     Attributes:
         keys: [rows, columns, key heads, W]; one key head is shared by all H heads.
         values: [rows, columns, key heads, V]; may be the same tensor as `keys`.
-        runs: the sentences, in order, and the columns that hold them.
+        columns: int64 [G], the column that holds each sentence.
     """
 
     keys: Tensor
     values: Tensor
-    runs: Sequence[Run]
+    columns: Tensor
 
 
 class Attended(NamedTuple):
@@ -40,13 +33,14 @@ class Attended(NamedTuple):
 
     Attributes:
         context: [G, B, H, V], in the dtype of the values.
-        weights: [G, B, H, U + E], softmax over rows and sinks, before `keep`; at least float32.
+        weights: [G, B, H, U + E], softmax over rows and sinks, before `keep`; at least float32;
+            None where nobody asked for them.
         sink_weights: [G, B, H, E], the weights of the sinks after `keep`; E may be 0.
         mass: [G, B, H, 1], the sum over rows of weights x keep, or None where it is known to be 1.
     """
 
     context: Tensor
-    weights: Tensor
+    weights: Tensor | None
     sink_weights: Tensor
     mass: Tensor | None
 
@@ -110,12 +104,13 @@ def attend(
     *,
     sinks: Tensor | None = None,
     keep: Tensor | None = None,
+    need_weights: bool = True,
 ) -> Attended:
     """Attends from the beams of every sentence to the rows of that sentence, read in place.
 
     p = softmax over visible rows and sinks of (query . key); context = sum over rows of p x keep x
     value.  Rows that a beam does not see have weight 0 exactly; a beam that sees nothing gets
-    weights and context 0.
+    weights and context 0.  Rows that no beam of the sentence sees may hold anything, NaN included.
 
     Args:
         query: [G, B, H, W].
@@ -123,6 +118,7 @@ def attend(
         visible: bool [G, B or 1, U], or None where every beam sees every row.
         sinks: [G, B, H, E], scores of keys outside the rows, always visible.
         keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
+        need_weights: whether weights are to be returned.
 
     Returns:
         context, weights, sink weights and mass; see `Attended`.
@@ -139,7 +135,11 @@ def attend(
         )
     key_heads = rows[0].keys.size(2)
     query = _by_key_head(query, key_heads)
-    products = [_multiply(query, p.keys.permute(1, 2, 3, 0), p.runs) for p in rows]
+    runs = [_runs(piece.columns) for piece in rows]
+    products = [
+        _multiply(query, piece.keys.permute(1, 2, 3, 0), where)
+        for piece, where in zip(rows, runs, strict=True)
+    ]
     scores = _joined(products, -1).to(softmax_dtype(query.dtype))
     if visible is not None:
         scores.masked_fill_(~visible[:, None, :, None], float("-inf"))
@@ -155,19 +155,62 @@ def attend(
     kept, sink_weights = kept.split([total, extra], -1)
     mass = kept.sum(-1, keepdim=True) if blind or extra or keep is not None else None
     parts = kept.to(query.dtype).split(lengths, -1)
-    products = [
-        _multiply(part, piece.values.permute(1, 2, 0, 3), piece.runs)
-        for part, piece in zip(parts, rows, strict=True)
-    ]
-    context = products[0]
-    for product in products[1:]:
-        context += product
+    values = [piece.values for piece in rows]
+    context = _context(parts, values, runs)
+    if visible is not None and not bool(context.isfinite().all()):
+        # 0 x NaN is not 0.  This is rare, so that rows are not copied unless it happens.
+        seen = visible.any(1).split(lengths, -1)
+        values = [_blanked(p, mask) for p, mask in zip(rows, seen, strict=True)]
+        context = _context(parts, values, [[Run(0, 0, groups)]] * len(rows))
     return Attended(
         _by_beam(context),
-        _by_beam(weights),
+        _by_beam(weights) if need_weights else None,
         _by_beam(sink_weights),
         None if mass is None else _by_beam(mass),
     )
+
+
+def block_ngrams_(
+    lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
+) -> None:
+    """Forbids, in place, tokens that would complete an n-gram for the second time.
+
+    Args:
+        lprobs: [N, vocabulary]; what is forbidden is set to -inf.
+        tokens: int64 [N, columns]; the first token of a row is not part of any n-gram.
+        size: tokens of an n-gram, at least 1.
+        length: number of tokens that are there, the first included.
+        forced: bool [N], rows in which nothing is forbidden, or None.
+    """
+    history = tokens[:, 1:length]
+    if history.size(1) < size:
+        return
+    ngrams = history.unfold(1, size, 1)
+    last = history[:, history.size(1) - size + 1 :]
+    repeated = (ngrams[:, :, :-1] == last.unsqueeze(1)).all(-1)
+    if forced is not None:
+        repeated &= ~forced[:, None]
+    rows, starts = repeated.nonzero(as_tuple=True)
+    lprobs[rows, ngrams[rows, starts, -1]] = -math.inf
+
+
+class Run(NamedTuple):
+    """`size` sentences in a row, from `sentence` on, whose columns start at `column`."""
+
+    sentence: int
+    column: int
+    size: int
+
+
+def _runs(columns: Tensor) -> list[Run]:
+    """Groups sentences whose columns follow one another: each run is one matrix product."""
+    runs: list[Run] = []
+    for sentence, column in enumerate(columns.tolist()):
+        if runs and runs[-1].column + runs[-1].size == column:
+            runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
+        else:
+            runs.append(Run(sentence, column, 1))
+    return runs
 
 
 def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
@@ -202,6 +245,25 @@ def _multiply(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
         for first, column, size in runs
     ]
     return _joined(parts, 0).unflatten(2, left.shape[2:4])
+
+
+def _context(
+    weights: Sequence[Tensor], values: Sequence[Tensor], runs: Sequence[Sequence[Run]]
+) -> Tensor:
+    """Sums weights x values over the pieces: [G, key heads, B, heads that share one, V]."""
+    products = [
+        _multiply(part, block.permute(1, 2, 0, 3), where)
+        for part, block, where in zip(weights, values, runs, strict=True)
+    ]
+    context = products[0]
+    for product in products[1:]:
+        context += product
+    return context
+
+
+def _blanked(piece: Rows, seen: Tensor) -> Tensor:
+    """Copies the values of the sentences, with 0 in rows that are not in `seen` [G, rows]."""
+    return piece.values[:, piece.columns].masked_fill(~seen.t()[..., None, None], 0.0)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from el_attention.attention import Plan, Projections, Sink, choose
-from el_attention.ops import Rows
+from el_attention.ops import Rows, can_run
 from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.specialize import Specialized
 from el_attention.state import StatePool, View
@@ -112,9 +112,10 @@ class ELAttention(Specialized, _Base):
             view.visible,
             sinks,
             self._keep(grouped, view, state.age, len(sinks)) if acts(self.dropout_module) else None,
+            need_weights or need_head_weights,
         )
         output = self.out_proj(result.heads.reshape(1, query.size(1), -1))
-        if not (need_weights or need_head_weights):
+        if result.weights is None:
             return output, None
         # fairseq's layout: [heads, batch, 1, rows], or the mean over heads.
         weights = result.weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
@@ -132,6 +133,9 @@ class ELAttention(Specialized, _Base):
                 state.announce(logging.WARNING, line)
             else:
                 state.announce(logging.INFO, f"{kind}: {choice.plan.name} ({choice.reason})")
+                obstacle = can_run(states)
+                operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
+                state.announce(logging.INFO, f"operators on {states.device.type}: {operators}")
         return state.plans[self]
 
     def projections(self) -> Projections:

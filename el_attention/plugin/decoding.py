@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from el_attention.attention import Plan
 from el_attention.ops import Rows
 from el_attention.state import BeamTree, Payload, Placement, StatePool, View
-from el_attention.state.tree import runs_of
 
 logger = logging.getLogger(__name__)
 
@@ -184,4 +183,4 @@ class DecodingState:
         visible = None
         if source.padding is not None and bool(source.padding.any()):
             visible = ~source.padding[columns].unsqueeze(1)
-        self._source_view = View(visible, [(source.states.size(0), runs_of(columns))])
+        self._source_view = View(visible, [(source.states.size(0), columns)])

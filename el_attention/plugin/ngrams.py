@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
+
+from el_attention.ops import block_ngrams_
 
 
 class NGramBlock(nn.Module):
@@ -41,14 +41,5 @@ class NGramBlock(nn.Module):
             `lprobs`.
         """
         forced, self.forced = self.forced, None
-        generated = tokens[:, 1 : step + 1]
-        if generated.size(1) < self.size:
-            return lprobs
-        ngrams = generated.unfold(1, self.size, 1)
-        last = generated[:, generated.size(1) - self.size + 1 :]
-        repeated = (ngrams[:, :, :-1] == last.unsqueeze(1)).all(-1)
-        if forced is not None:
-            repeated &= ~forced[:, None]
-        rows, starts = repeated.nonzero(as_tuple=True)
-        lprobs[rows, ngrams[rows, starts, -1]] = -math.inf
+        block_ngrams_(lprobs, tokens, self.size, step + 1, forced)
         return lprobs

@@ -59,10 +59,11 @@ class StatePool:
         Returns:
             The operand of `el_attention.ops.attend`.
         """
-        return [
-            Rows(keys[:rows], values[:rows], runs)
-            for (keys, values), (rows, runs) in zip(self.blocks, view.pieces, strict=False)
-        ]
+        pieces = []
+        for (keys, values), (rows, columns) in zip(self.blocks, view.pieces, strict=False):
+            first = keys[:rows]
+            pieces.append(Rows(first, first if values is keys else values[:rows], columns))
+        return pieces
 
     def gather(self, segments: Sequence[Segment], sentences: Tensor, kept: Tensor) -> StatePool:
         """Copies rows into a pool of one block.
@@ -96,7 +97,8 @@ def _distinct(payload: Payload) -> tuple[Tensor, ...]:
 
 
 def _allocate(payload: Payload, segment: Segment) -> Payload:
-    # Zeros and not empty memory: an unseen row has weight 0, and 0 x NaN would not be 0.
+    # Zeros and not empty memory, which may hold NaN: with that in unseen rows the pure-PyTorch
+    # operators are right, but slow.
     blocks = [
         rows.new_zeros(segment.rows, segment.width, *rows.shape[1:]) for rows in _distinct(payload)
     ]

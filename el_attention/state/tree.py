@@ -16,9 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from el_attention.ops import Run
-
-GROWTH = 32  # rows of a new segment, unless one step needs more
+GROWTH = 32  # least rows of a new segment
 
 
 @dataclass
@@ -42,13 +40,14 @@ class View:
 
     Attributes:
         visible: bool [G, B or 1, U], or None where every beam sees every row.
-        pieces: for each segment, the number of its rows that are read and where the sentences lie.
+        pieces: for each segment, the number of its rows that are read, and the columns of the
+            sentences, int64 [G].
         ages: int64 [G, U], the position in its sequence of the token that wrote each row, or None
             for rows that are in order.
     """
 
     visible: Tensor | None
-    pieces: Sequence[tuple[int, Sequence[Run]]]
+    pieces: Sequence[tuple[int, Tensor]]
     ages: Tensor | None = None
 
 
@@ -65,24 +64,6 @@ class Placement:
     segment: int
     target: Tensor
     source: Tensor
-
-
-def runs_of(columns: Tensor) -> tuple[Run, ...]:
-    """Groups sentences whose columns follow one another.
-
-    Args:
-        columns: int64 [G].
-
-    Returns:
-        Runs that cover the sentences in order.
-    """
-    runs: list[Run] = []
-    for sentence, column in enumerate(columns.tolist()):
-        if runs and runs[-1].column + runs[-1].size == column:
-            runs[-1] = runs[-1]._replace(size=runs[-1].size + 1)
-        else:
-            runs.append(Run(sentence, column, 1))
-    return tuple(runs)
 
 
 class BeamTree:
@@ -238,7 +219,8 @@ class BeamTree:
             if free.size(1) >= self.beam and int(free.sum(1).min()) >= self.beam:
                 order = free.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
                 return self._fixed + order[:, : self.beam]
-            self._grow(max(GROWTH, self.beam))
+            # In proportion to what is there: an operator reads a limited number of segments.
+            self._grow(max(GROWTH, self.beam, (self.visible.size(-1) + 1) // 2))
 
     def _grow(self, rows: int) -> None:
         device = self.visible.device
@@ -256,7 +238,7 @@ class BeamTree:
             rows = min(segment.rows, self._used - start)
             if rows > 0:
                 columns = segment.columns if active is None else segment.columns[active]
-                pieces.append((rows, runs_of(columns)))
+                pieces.append((rows, columns))
             start += segment.rows
         return View(visible, pieces, ages)
 

@@ -1,0 +1,137 @@
+// What every implementation of the operators asks of its arguments, on any device.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
+
+#include "sizes.h"
+
+namespace el_attention {
+
+inline void check_like(const at::Tensor& tensor, const char* name, int64_t index, int64_t dim,
+                       at::ScalarType dtype, const at::Device& device) {
+  TORCH_CHECK(tensor.device() == device, name, "[", index, "]: expected device ", device, ", got ",
+              tensor.device());
+  TORCH_CHECK(tensor.scalar_type() == dtype, name, "[", index, "]: expected dtype ", dtype,
+              ", got ", tensor.scalar_type());
+  TORCH_CHECK(tensor.dim() == dim, name, "[", index, "]: expected ", dim, " dimensions, got ",
+              tensor.sizes());
+}
+
+// A piece of the row axis, [R, C, K, width] of any row, column and head strides.
+inline void check_piece(const at::Tensor& piece, const char* name, int64_t index,
+                        const at::Tensor& query, int64_t key_heads, int64_t width) {
+  check_like(piece, name, index, 4, query.scalar_type(), query.device());
+  TORCH_CHECK(piece.size(2) == key_heads && piece.size(3) == width, name, "[", index,
+              "]: expected [rows, columns, ", key_heads, ", ", width, "], got ", piece.sizes());
+  TORCH_CHECK(piece.stride(3) == 1 || width <= 1, name, "[", index,
+              "]: expected a contiguous last dimension (stride 1), got strides ", piece.strides());
+}
+
+inline void check_visible(const std::optional<at::Tensor>& visible, const at::Tensor& query,
+                          int64_t rows) {
+  if (!visible.has_value()) return;
+  const auto groups = query.size(0), beam = query.size(1);
+  TORCH_CHECK(visible->scalar_type() == at::kBool, "visible: expected dtype ", at::kBool, ", got ",
+              visible->scalar_type());
+  TORCH_CHECK(visible->device() == query.device(), "visible: expected device ", query.device(),
+              ", got ", visible->device());
+  TORCH_CHECK(visible->dim() == 3 && visible->size(0) == groups && visible->size(2) == rows &&
+                  (visible->size(1) == beam || visible->size(1) == 1),
+              "visible: expected [", groups, ", 1 or ", beam, ", ", rows, "], got ",
+              visible->sizes());
+}
+
+// Checks query, keys and columns, which `attend` and `weights` share.
+inline Sizes check_keys(const at::Tensor& query, at::TensorList keys, at::TensorList columns) {
+  const auto dtype = query.scalar_type();
+  TORCH_CHECK(
+      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+      "query: expected dtype Double, Float, Half or BFloat16, got ", dtype);
+  TORCH_CHECK(query.dim() == 4 && query.size(3) >= 1,
+              "query: expected [groups, beam, heads, width], width at least 1, got ",
+              query.sizes());
+  const auto pieces = static_cast<int64_t>(keys.size());
+  TORCH_CHECK(pieces >= 1 && pieces <= kMaxPieces, "keys: expected 1 to ", kMaxPieces,
+              " pieces, got ", pieces);
+  TORCH_CHECK(static_cast<int64_t>(columns.size()) == pieces, "columns: expected ", pieces,
+              " tensors, one for each piece of keys, got ", columns.size());
+  TORCH_CHECK(keys[0].dim() == 4, "keys[0]: expected [rows, columns, key heads, width], got ",
+              keys[0].sizes());
+  Sizes sizes{query.size(0), query.size(1), query.size(2), keys[0].size(2), query.size(3), 0, 0};
+  TORCH_CHECK(sizes.key_heads == 1 || sizes.key_heads == sizes.heads, "keys: expected 1 or ",
+              sizes.heads, " key heads, got ", sizes.key_heads);
+  for (int64_t i = 0; i < pieces; ++i) {
+    check_piece(keys[i], "keys", i, query, sizes.key_heads, sizes.width);
+    check_like(columns[i], "columns", i, 1, at::kLong, query.device());
+    TORCH_CHECK(columns[i].size(0) == sizes.groups, "columns[", i, "]: expected ", sizes.groups,
+                " sentences, got ", columns[i].size(0));
+    sizes.rows += keys[i].size(0);
+  }
+  return sizes;
+}
+
+// Checks all arguments of `attend`.
+inline Sizes check_attend(const at::Tensor& query, at::TensorList keys, at::TensorList values,
+                          at::TensorList columns, const std::optional<at::Tensor>& visible) {
+  Sizes sizes = check_keys(query, keys, columns);
+  TORCH_CHECK(values.size() == keys.size(), "values: expected ", keys.size(),
+              " tensors, one for each piece of keys, got ", values.size());
+  TORCH_CHECK(values[0].dim() == 4, "values[0]: expected [rows, columns, key heads, width], got ",
+              values[0].sizes());
+  sizes.value_width = values[0].size(3);
+  for (size_t i = 0; i < values.size(); ++i) {
+    check_piece(values[i], "values", static_cast<int64_t>(i), query, sizes.key_heads,
+                sizes.value_width);
+    TORCH_CHECK(values[i].size(0) == keys[i].size(0) && values[i].size(1) == keys[i].size(1),
+                "values[", i, "]: expected ", keys[i].size(0), " rows and ", keys[i].size(1),
+                " columns as in keys[", i, "], got ", values[i].sizes());
+  }
+  check_visible(visible, query, sizes.rows);
+  return sizes;
+}
+
+// Checks all arguments of `weights`.
+inline Sizes check_weights(const at::Tensor& query, at::TensorList keys, at::TensorList columns,
+                           const std::optional<at::Tensor>& visible, const at::Tensor& lse) {
+  const Sizes sizes = check_keys(query, keys, columns);
+  check_visible(visible, query, sizes.rows);
+  const auto dtype = query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK(lse.device() == query.device(), "lse: expected device ", query.device(), ", got ",
+              lse.device());
+  TORCH_CHECK(lse.scalar_type() == dtype, "lse: expected dtype ", dtype, ", got ",
+              lse.scalar_type());
+  TORCH_CHECK(lse.sizes() == query.sizes().slice(0, 3), "lse: expected ", query.sizes().slice(0, 3),
+              ", got ", lse.sizes());
+  return sizes;
+}
+
+// Checks all arguments of `block_ngrams_`.
+inline void check_ngrams(const at::Tensor& lprobs, const at::Tensor& tokens, int64_t size,
+                         int64_t length, const std::optional<at::Tensor>& forced) {
+  const auto dtype = lprobs.scalar_type();
+  TORCH_CHECK(
+      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+      "lprobs: expected dtype Double, Float, Half or BFloat16, got ", dtype);
+  TORCH_CHECK(lprobs.dim() == 2, "lprobs: expected [beams, vocabulary], got ", lprobs.sizes());
+  TORCH_CHECK(tokens.device() == lprobs.device(), "tokens: expected device ", lprobs.device(),
+              ", got ", tokens.device());
+  TORCH_CHECK(tokens.scalar_type() == at::kLong, "tokens: expected dtype ", at::kLong, ", got ",
+              tokens.scalar_type());
+  TORCH_CHECK(tokens.dim() == 2 && tokens.size(0) == lprobs.size(0), "tokens: expected [",
+              lprobs.size(0), ", length], got ", tokens.sizes());
+  TORCH_CHECK(size >= 1, "size: expected at least 1, got ", size);
+  TORCH_CHECK(length >= 0 && length <= tokens.size(1), "length: expected 0 to ", tokens.size(1),
+              ", the columns of tokens, got ", length);
+  if (!forced.has_value()) return;
+  TORCH_CHECK(forced->device() == lprobs.device(), "forced: expected device ", lprobs.device(),
+              ", got ", forced->device());
+  TORCH_CHECK(forced->scalar_type() == at::kBool, "forced: expected dtype ", at::kBool, ", got ",
+              forced->scalar_type());
+  TORCH_CHECK(forced->dim() == 1 && forced->size(0) == lprobs.size(0), "forced: expected [",
+              lprobs.size(0), "], got ", forced->sizes());
+}
+
+}  // namespace el_attention

@@ -1,0 +1,151 @@
+// `attend` and `weights` on the CPU: checks, tasks and threads. The arithmetic is in kernels/.
+
+#include <ATen/Functions.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "../checks.h"
+#include "dispatch.h"
+
+namespace el_attention::cpu {
+namespace {
+
+void check_columns_in_range(at::TensorList columns, at::TensorList keys) {
+  for (size_t i = 0; i < columns.size(); ++i) {
+    const int64_t count = keys[i].size(1);
+    const auto column = columns[i].accessor<int64_t, 1>();
+    for (int64_t g = 0; g < column.size(0); ++g) {
+      TORCH_CHECK_INDEX(column[g] >= 0 && column[g] < count, "columns[", i,
+                        "]: expected columns in [0, ", count, "), got ", column[g],
+                        " for sentence ", g);
+    }
+  }
+}
+
+// The arguments of a call as the kernels read them; keeps alive what had to be copied.
+struct Call {
+  Params params{};
+  at::Tensor query, visible;
+  std::vector<at::Tensor> columns;
+
+  Call(const Sizes& sizes, const at::Tensor& query_in, at::TensorList keys,
+       std::optional<at::TensorList> values, at::TensorList columns_in,
+       const std::optional<at::Tensor>& visible_in)
+      : query(query_in.contiguous()) {
+    params.sizes = sizes;
+    params.dtype = query.scalar_type();
+    params.query = query.const_data_ptr();
+    params.piece_count = static_cast<int64_t>(keys.size());
+    for (size_t i = 0; i < keys.size(); ++i) {
+      columns.push_back(columns_in[i].contiguous());
+      Piece& piece = params.pieces[i];
+      piece.columns = columns[i].const_data_ptr<int64_t>();
+      piece.rows = keys[i].size(0);
+      piece.keys = keys[i].const_data_ptr();
+      piece.key_row = keys[i].stride(0);
+      piece.key_column = keys[i].stride(1);
+      piece.key_head = keys[i].stride(2);
+      if (!values.has_value()) continue;
+      const at::Tensor& value = (*values)[i];
+      piece.values = value.const_data_ptr();
+      piece.value_row = value.stride(0);
+      piece.value_column = value.stride(1);
+      piece.value_head = value.stride(2);
+    }
+    if (!visible_in.has_value()) return;
+    visible = visible_in->stride(2) == 1 ? *visible_in : visible_in->contiguous();
+    params.visible = visible.const_data_ptr<bool>();
+    params.visible_group = visible.stride(0);
+    params.visible_beam = visible.size(1) == 1 ? 0 : visible.stride(1);
+  }
+};
+
+// Memory of `count` parts of `size` elements each.
+struct Parts {
+  at::Tensor memory;
+  int64_t bytes;
+
+  Parts(int64_t count, int64_t size, const at::TensorOptions& options)
+      : memory(at::empty({count * size}, options)), bytes(size * memory.element_size()) {}
+  void* operator[](int64_t i) const { return static_cast<char*>(memory.data_ptr()) + i * bytes; }
+};
+
+// Packs the queries, and runs run(group, range, packed queries, scratch) for every task.
+template <typename Run>
+void run_tasks(const Params& params, const Kernels& kernels, const Layout& layout,
+               const at::TensorOptions& options, const Run& run) {
+  const int64_t groups = params.sizes.groups;
+  const Parts packed(groups, layout.packed_query, options);
+  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) kernels.pack_query(params, layout, g, packed[g]);
+  });
+  at::parallel_for(0, groups * layout.ranges, 1, [&](int64_t begin, int64_t end) {
+    const Parts scratch(1, layout.scratch, options);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task / layout.ranges;
+      run(group, task % layout.ranges, packed[group], scratch[0]);
+    }
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorList keys,
+                                          at::TensorList values, at::TensorList columns,
+                                          const std::optional<at::Tensor>& visible) {
+  const Sizes sizes = check_attend(query, keys, values, columns, visible);
+  check_columns_in_range(columns, keys);
+  const auto options =
+      query.options().dtype(query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  at::Tensor context =
+      at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.value_width}, query.options());
+  at::Tensor lse = at::full({sizes.groups, sizes.beam, sizes.heads},
+                            -std::numeric_limits<double>::infinity(), options);
+  if (lse.numel() == 0 || sizes.rows == 0) return {context, lse};
+
+  const Call call(sizes, query, keys, values, columns, visible);
+  const Kernels& kernels = kernels_for(call.params.dtype);
+  const Layout layout = kernels.layout(call.params, /*only_scores=*/false);
+  const Parts partials(sizes.groups * layout.ranges, layout.partial, options);
+  run_tasks(call.params, kernels, layout, options,
+            [&](int64_t group, int64_t range, const void* packed, void* scratch) {
+              kernels.attend(call.params, layout, group, range, packed,
+                             partials[group * layout.ranges + range], scratch);
+            });
+  at::parallel_for(0, sizes.groups, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      kernels.combine(call.params, layout, g, partials[g * layout.ranges], context.data_ptr(),
+                      lse.data_ptr());
+    }
+  });
+  return {context, lse};
+}
+
+at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList columns,
+                   const std::optional<at::Tensor>& visible, const at::Tensor& lse) {
+  const Sizes sizes = check_weights(query, keys, columns, visible, lse);
+  check_columns_in_range(columns, keys);
+  at::Tensor weights =
+      at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.rows}, lse.options());
+  if (weights.numel() == 0) return weights;
+
+  const Call call(sizes, query, keys, std::nullopt, columns, visible);
+  const at::Tensor base = lse.contiguous();
+  const Kernels& kernels = kernels_for(call.params.dtype);
+  const Layout layout = kernels.layout(call.params, /*only_scores=*/true);
+  run_tasks(call.params, kernels, layout, lse.options(),
+            [&](int64_t group, int64_t range, const void* packed, void* scratch) {
+              kernels.weights(call.params, layout, group, range, packed, base.const_data_ptr(),
+                              weights.data_ptr(), scratch);
+            });
+  return weights;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(el_attention, CPU, m) {
+  m.impl("attend", attend);
+  m.impl("weights", weights);
+}
+
+}  // namespace el_attention::cpu

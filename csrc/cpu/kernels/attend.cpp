@@ -1,0 +1,149 @@
+// The kernels of one instruction set. The build compiles this file once for each of those in
+// kernels.h, with CPU_CAPABILITY defined as ATen has it.
+
+#include "few_queries.h"
+#include "many_queries.h"
+
+namespace el_attention::cpu::CPU_CAPABILITY {
+namespace {
+
+// From here on two matrix products are faster than products that read every row in place.
+constexpr int64_t kManyQueries = 12;
+
+// Tasks of a call, about: enough for any machine's threads, so few that partial results are small.
+constexpr int64_t kTasks = 64;
+
+template <typename T>
+Layout layout(const Params& params, bool only_scores) {
+  using A = Accumulate<T>;
+  const Sizes& sizes = params.sizes;
+  Layout layout{};
+  layout.many_queries = !only_scores && queries_per_key_head(sizes) >= kManyQueries;
+  // A task writes a context of its own, which is worth that of many rows of the expanded query.
+  const int64_t least = layout.many_queries ? 288 : 128, most = 4 * least;
+  const int64_t even = up(std::max<int64_t>(sizes.groups * sizes.rows / kTasks, 1), 32);
+  layout.range = std::min(std::max(even, least), most);
+  layout.ranges = (sizes.rows + layout.range - 1) / layout.range;
+  layout.many_queries ? ManyQueries<T>::fill_layout(params, layout)
+                      : FewQueries<T>::fill_layout(params, layout);
+  layout.partial = sizes.key_heads * layout.query_stride * (layout.value_stride + 2);
+  layout.partial = up(layout.partial, kCacheLine / static_cast<int64_t>(sizeof(A)));
+  layout.packed_query = up(layout.packed_query, kCacheLine / static_cast<int64_t>(sizeof(A)));
+  Arena<A> arena(nullptr);
+  arena.template take<Row<T>>(layout.range);
+  if (layout.many_queries) {
+    ManyQueries<T>(params, layout, 0, nullptr, arena);
+  } else {
+    FewQueries<T>(params, layout, 0, nullptr, arena);
+  }
+  layout.scratch = arena.used();
+  return layout;
+}
+
+template <typename T>
+void pack_query(const Params& params, const Layout& layout, int64_t group, void* packed) {
+  auto* out = static_cast<Accumulate<T>*>(packed);
+  layout.many_queries ? ManyQueries<T>::pack_query(params, group, out)
+                      : FewQueries<T>::pack_query(params, group, out);
+}
+
+template <typename T>
+void attend(const Params& params, const Layout& layout, int64_t group, int64_t range,
+            const void* packed, void* memory, void* scratch) {
+  using A = Accumulate<T>;
+  Arena<A> arena(scratch);
+  const Partial<A> partial(params, layout, memory);
+  partial.clear(params, layout);
+  const SeenRows<T> rows(params, layout, group, range, arena);
+  if (layout.many_queries) {
+    ManyQueries<T>(params, layout, group, packed, arena).attend(rows, partial);
+  } else {
+    FewQueries<T>(params, layout, group, packed, arena).attend(rows, partial);
+  }
+}
+
+template <typename T>
+void combine(const Params& params, const Layout& layout, int64_t group, void* partials,
+             void* context_out, void* lse_out) {
+  using A = Accumulate<T>;
+  const Sizes& sizes = params.sizes;
+  const auto part = [&](int64_t range) {
+    return Partial<A>(params, layout, static_cast<A*>(partials) + range * layout.partial);
+  };
+  for (int64_t k = 0; k < sizes.key_heads; ++k) {
+    for (int64_t m = 0; m < queries_per_key_head(sizes); ++m) {
+      const int64_t query = k * layout.query_stride + m, out = query_index(sizes, group, k, m);
+      A highest = minus_infinity<A>();
+      for (int64_t r = 0; r < layout.ranges; ++r) {
+        const A maximum = part(r).maximum[query];
+        if (!(maximum <= highest)) highest = maximum;  // NaN, too
+      }
+      A total = 0;
+      for (int64_t r = 0; r < layout.ranges; ++r) {
+        A& maximum = part(r).maximum[query];
+        maximum = std::exp(maximum - finite_or_zero(highest));
+        total += maximum * part(r).sum[query];
+      }
+      static_cast<A*>(lse_out)[out] = highest + std::log(total);
+      const A divisor = highest == minus_infinity<A>() ? A(1) : total;
+      T* context = static_cast<T*>(context_out) + out * sizes.value_width;
+      for (int64_t v = 0; v < sizes.value_width; v += Vec<T>::size()) {
+        Vec<T> mean(A(0));
+        for (int64_t r = 0; r < layout.ranges; ++r) {
+          const A* from = part(r).context + query * layout.value_stride + v;
+          mean = at::vec::fmadd(Vec<T>::loadu(from), Vec<T>(part(r).maximum[query]), mean);
+        }
+        store(mean / Vec<T>(divisor), context + v, sizes.value_width - v);
+      }
+    }
+  }
+}
+
+template <typename T>
+void weights(const Params& params, const Layout& layout, int64_t group, int64_t range,
+             const void* packed, const void* lse, void* weights, void* scratch) {
+  using A = Accumulate<T>;
+  const Sizes& sizes = params.sizes;
+  Arena<A> arena(scratch);
+  const SeenRows<T> rows(params, layout, group, range, arena);
+  FewQueries<T> kernel(params, layout, group, packed, arena);
+  int64_t count = 0;
+  for (int64_t first = 0; first < rows.count; first += count) {
+    count = kernel.score(rows, first);
+    for (int64_t k = 0; k < sizes.key_heads; ++k) {
+      for (int64_t m = 0; m < queries_per_key_head(sizes); ++m) {
+        const int64_t query = query_index(sizes, group, k, m);
+        const A base = finite_or_zero(static_cast<const A*>(lse)[query]);
+        A* out = static_cast<A*>(weights) + query * sizes.rows;
+        for (int64_t t = 0; t < count; ++t) {
+          out[rows.row[first + t].index] = std::exp(kernel.score_of(k, m, t) - base);
+        }
+      }
+    }
+  }
+}
+
+template <typename T>
+constexpr Kernels table() {
+  return {layout<T>, pack_query<T>, attend<T>, combine<T>, weights<T>};
+}
+
+constexpr Kernels kDouble = table<double>(), kFloat = table<float>(), kHalf = table<at::Half>(),
+                  kBFloat16 = table<at::BFloat16>();
+
+}  // namespace
+
+const Kernels& kernels(c10::ScalarType dtype) {
+  switch (dtype) {
+    case c10::ScalarType::Double:
+      return kDouble;
+    case c10::ScalarType::Float:
+      return kFloat;
+    case c10::ScalarType::Half:
+      return kHalf;
+    default:  // as check_keys has made sure
+      return kBFloat16;
+  }
+}
+
+}  // namespace el_attention::cpu::CPU_CAPABILITY

@@ -1,0 +1,216 @@
+// Few queries per key head, as the beams of a sentence are in the shared projection.
+//
+// Bound by memory: every key and every value is read once, in the order in which it lies in memory
+// (all heads of a row together), and meets all queries of the sentence while it is in registers.
+#pragma once
+
+#include "common.h"
+
+namespace el_attention::cpu::CPU_CAPABILITY {
+namespace {
+
+template <typename T>
+class FewQueries {
+ public:
+  using A = Accumulate<T>;
+
+  static void fill_layout(const Params& params, Layout& layout) {
+    const Sizes& sizes = params.sizes;
+    layout.query_stride = queries_per_key_head(sizes);
+    layout.value_stride = up(sizes.value_width, kLanes);
+    layout.packed_query = sizes.beam * sizes.heads * up(sizes.width, kLanes);
+  }
+
+  // Packs the queries of a sentence as [K, M, W], each followed by zeros to a whole vector.
+  static void pack_query(const Params& params, int64_t group, A* packed) {
+    const Sizes& sizes = params.sizes;
+    const int64_t queries = queries_per_key_head(sizes), stride = up(sizes.width, kLanes);
+    for (int64_t k = 0; k < sizes.key_heads; ++k) {
+      for (int64_t m = 0; m < queries; ++m, packed += stride) {
+        const T* query =
+            static_cast<const T*>(params.query) + query_index(sizes, group, k, m) * sizes.width;
+        for (int64_t w = 0; w < sizes.width; ++w) packed[w] = static_cast<A>(query[w]);
+        std::fill(packed + sizes.width, packed + stride, A(0));
+      }
+    }
+  }
+
+  FewQueries(const Params& params, const Layout& layout, int64_t group, const void* packed,
+             Arena<A>& arena)
+      : params_(params),
+        layout_(layout),
+        group_(group),
+        queries_(queries_per_key_head(params.sizes)),
+        query_stride_(up(params.sizes.width, kLanes)),
+        packed_(static_cast<const A*>(packed)),
+        scores_(arena.take(params.sizes.key_heads * queries_ * kBlock)) {}
+
+  // Adds rows to a partial result.
+  void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
+    for (int64_t first = 0; first < rows.count; first += kBlock) {
+      const int64_t count = score(rows, first);
+      for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) soften(i, partial);
+      for (int64_t t = 0; t < count; t += kRows) {
+        add_context(rows, first + t, t, partial.context);
+      }
+    }
+  }
+
+  // Computes the scores [K, M, kBlock] of the next kBlock rows: -inf where a row is not visible,
+  // and after the last row. Returns the number of rows.
+  int64_t score(const SeenRows<T>& rows, int64_t first) {
+    const Row<T>* row = rows.row + first;
+    const int64_t count = std::min(kBlock, rows.count - first);
+    for (int64_t t = 0; t < count; t += kRows) {
+      const Row<T>*tile[kRows], *next[kRows];
+      for (int64_t r = 0; r < kRows; ++r) {
+        tile[r] = row + std::min(t + r, count - 1);
+        next[r] = rows.row + std::min(first + t + kRows + r, rows.count - 1);
+      }
+      for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
+        for (const auto* ahead : next) {
+          prefetch(ahead->key + k * ahead->key_head, params_.sizes.width);
+        }
+        int64_t m = 0;
+        for (; m + kScoreQueries <= queries_; m += kScoreQueries) {
+          dot<kScoreQueries>(tile, k, m, t);
+        }
+        for (; m < queries_; ++m) dot<1>(tile, k, m, t);
+      }
+    }
+    for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) {
+      A* scores = scores_ + i * kBlock;
+      std::fill(scores + count, scores + kBlock, minus_infinity<A>());
+      if (rows.by_all) continue;
+      for (int64_t t = 0; t < count; ++t) {
+        if (!sees(params_, group_, i % queries_, row[t].index)) scores[t] = minus_infinity<A>();
+      }
+    }
+    return count;
+  }
+
+  // The score of row t of the block for query m of key head k.
+  A score_of(int64_t k, int64_t m, int64_t t) const {
+    return scores_[(k * queries_ + m) * kBlock + t];
+  }
+
+ private:
+  static constexpr int64_t kLanes = Vec<T>::size();
+  static constexpr int64_t kBlock = 64;  // rows between two updates of the softmax
+  // Register tiles, rows x queries: a tile of scores keeps its sums in registers, one of the
+  // context its weights.
+  static constexpr int64_t kRows = 4, kContextQueries = 2;
+  static constexpr int64_t kScoreQueries = kLanes * sizeof(A) == 64 ? 4 : 2;
+
+  // Scores of a tile of rows for queries [m, m + kQueries) of key head k.
+  template <int64_t kQueries>
+  void dot(const Row<T>* const* tile, int64_t k, int64_t m, int64_t t) {
+    const int64_t width = params_.sizes.width, tail = width % kLanes, stride = query_stride_;
+    const A* query = packed_ + (k * queries_ + m) * stride;
+    const T* key[kRows];
+    for (int64_t r = 0; r < kRows; ++r) key[r] = tile[r]->key + k * tile[r]->key_head;
+    // What is left of a row after whole vectors comes first: products then stay in registers.
+    Vec<T> products[kQueries][kRows];
+    for (int64_t r = 0; r < kRows; ++r) {
+      const Vec<T> part = tail == 0 ? Vec<T>(A(0)) : load(key[r] + width - tail, tail);
+      for (int64_t q = 0; q < kQueries; ++q) {
+        products[q][r] = part * Vec<T>::loadu(query + (q + 1) * stride - kLanes);
+      }
+    }
+    for (int64_t w = 0; w + kLanes <= width; w += kLanes) {
+      for (int64_t r = 0; r < kRows; ++r) {
+        const Vec<T> part = load(key[r] + w);
+        for (int64_t q = 0; q < kQueries; ++q) {
+          products[q][r] =
+              at::vec::fmadd(part, Vec<T>::loadu(query + q * stride + w), products[q][r]);
+        }
+      }
+    }
+    A* scores = scores_ + (k * queries_ + m) * kBlock + t;
+    for (int64_t q = 0; q < kQueries; ++q) store_sums(products[q], scores + q * kBlock);
+  }
+
+  // Turns the scores of one query into exp(score - maximum) and updates its maximum and sum;
+  // scales what its context holds already.
+  void soften(int64_t i, const Partial<A>& partial) {
+    A* scores = scores_ + i * kBlock;
+    Vec<T> highest(partial.maximum[i]);
+    for (int64_t t = 0; t < kBlock; t += kLanes) {
+      highest = at::vec::maximum(highest, Vec<T>::loadu(scores + t));
+    }
+    const A new_maximum = maximum(highest), base = finite_or_zero(new_maximum);
+    Vec<T> total(A(0));
+    for (int64_t t = 0; t < kBlock; t += kLanes) {
+      const Vec<T> power = (Vec<T>::loadu(scores + t) - Vec<T>(base)).exp_u20();
+      power.store(scores + t);
+      total = total + power;
+    }
+    const A before = partial.maximum[i];
+    const A scale = before == new_maximum ? A(1) : std::exp(before - base);
+    partial.sum[i] = partial.sum[i] * scale + sum(total);
+    partial.maximum[i] = new_maximum;
+    if (scale == A(1)) return;
+    A* context = partial.context + i * layout_.value_stride;
+    for (int64_t v = 0; v < layout_.value_stride; v += kLanes) {
+      (Vec<T>::loadu(context + v) * Vec<T>(scale)).store(context + v);
+    }
+  }
+
+  // Adds exp(score - maximum) x value of a tile of rows to every context.
+  void add_context(const SeenRows<T>& rows, int64_t first, int64_t t, A* context) {
+    const Row<T>*tile[kRows], *next[kRows];
+    for (int64_t r = 0; r < kRows; ++r) {
+      tile[r] = rows.row + std::min(first + r, rows.count - 1);  // those repeated have weight 0
+      next[r] = rows.row + std::min(first + kRows + r, rows.count - 1);
+    }
+    for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
+      for (const auto* ahead : next) {
+        prefetch(ahead->value + k * ahead->value_head, params_.sizes.value_width);
+      }
+      int64_t m = 0;
+      for (; m + kContextQueries <= queries_; m += kContextQueries) {
+        add_values<kContextQueries>(tile, k, m, t, context);
+      }
+      for (; m < queries_; ++m) add_values<1>(tile, k, m, t, context);
+    }
+  }
+
+  // Adds weight x value of a tile of rows to the contexts of queries [m, m + kQueries).
+  template <int64_t kQueries>
+  void add_values(const Row<T>* const* tile, int64_t k, int64_t m, int64_t t, A* context) {
+    const int64_t width = params_.sizes.value_width, tail = width % kLanes;
+    const int64_t stride = layout_.value_stride;
+    const A* scores = scores_ + (k * queries_ + m) * kBlock + t;
+    context += (k * queries_ + m) * stride;
+    Vec<T> weight[kQueries][kRows];
+    const T* value[kRows];
+    for (int64_t r = 0; r < kRows; ++r) {
+      value[r] = tile[r]->value + k * tile[r]->value_head;
+      for (int64_t q = 0; q < kQueries; ++q) weight[q][r] = Vec<T>(scores[q * kBlock + r]);
+    }
+    const auto add = [&](int64_t v, const Vec<T>(&part)[kRows]) {
+      for (int64_t q = 0; q < kQueries; ++q) {
+        Vec<T> total = Vec<T>::loadu(context + q * stride + v);
+        for (int64_t r = 0; r < kRows; ++r) total = at::vec::fmadd(part[r], weight[q][r], total);
+        total.store(context + q * stride + v);
+      }
+    };
+    for (int64_t v = 0; v + kLanes <= width; v += kLanes) {
+      add(v, {load(value[0] + v), load(value[1] + v), load(value[2] + v), load(value[3] + v)});
+    }
+    if (tail > 0) {
+      const int64_t v = width - tail;
+      add(v, {load(value[0] + v, tail), load(value[1] + v, tail), load(value[2] + v, tail),
+              load(value[3] + v, tail)});
+    }
+  }
+
+  const Params& params_;
+  const Layout& layout_;
+  const int64_t group_, queries_, query_stride_;
+  const A* packed_;
+  A* scores_;
+};
+
+}  // namespace
+}  // namespace el_attention::cpu::CPU_CAPABILITY

@@ -1,0 +1,37 @@
+// The Python module el_attention._C: what was built. The operators are registered with torch when
+// it is loaded (csrc/ops.cpp) and are not part of it.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/version.h>
+
+#include <string>
+#include <vector>
+
+#ifdef EL_ATTENTION_CUDA
+#include "cuda/build.h"
+#endif
+
+namespace {
+
+pybind11::dict build_information() {
+  std::vector<std::string> instruction_sets = {"DEFAULT"};
+#if defined(__x86_64__)
+  instruction_sets.insert(instruction_sets.end(), {"AVX2", "AVX512"});
+#endif
+  pybind11::object cuda = pybind11::none();
+  std::vector<int> gpu_architectures;
+#ifdef EL_ATTENTION_CUDA
+  cuda = pybind11::str(el_attention::cuda::toolkit_version());
+  gpu_architectures = el_attention::cuda::architectures();
+#endif
+  pybind11::dict information;
+  information["torch"] = TORCH_VERSION;
+  information["instruction_sets"] = instruction_sets;
+  information["cuda"] = cuda;
+  information["gpu_architectures"] = gpu_architectures;
+  return information;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("build_information", &build_information); }

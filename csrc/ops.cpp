@@ -1,0 +1,65 @@
+// The operators of EL-attention: their schemas, and what holds on every device.
+//
+// Notation: G sentences, B beams, H heads, K key heads (1 or H), W key width, V value width, U
+// rows. The rows lie in pieces [R, C, K, W]; sentence g reads column columns[g] of each piece, and
+// rows that no beam of the sentence sees are never read.
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/library.h>
+
+namespace el_attention {
+namespace {
+
+// The operators serve inference. Where gradients are asked for, say so instead of losing them.
+void refuse_gradients(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                      torch::jit::Stack* stack) {
+  const auto needs_gradient = [](const at::Tensor& tensor) { return tensor.requires_grad(); };
+  if (at::GradMode::is_enabled()) {
+    for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size())) {
+      bool found = value.isTensor() && needs_gradient(value.toTensor());
+      if (value.isTensorList()) {
+        for (const at::Tensor& tensor : value.toTensorVector()) found |= needs_gradient(tensor);
+      }
+      TORCH_CHECK(!found, op.schema().name(), ": expected inputs that need no gradient, got one ",
+                  "that does; it is an inference operator, call it under torch.no_grad()");
+    }
+  }
+  op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(el_attention, m) {
+  // query    [G, B, H, W] float64, float32, float16 or bfloat16, already scaled
+  // keys     [R_i, C_i, K, W] each, dtype of the query, last dimension contiguous
+  // values   [R_i, C_i, K, V] each; for the expanded query the very same tensors as keys
+  // columns  int64 [G] each, in [0, C_i)
+  // visible  bool [G, B or 1, U], or None where every beam sees every row
+  // -> context [G, B, H, V] in the dtype of the query, and lse [G, B, H] in float32 (float64 for
+  //    float64), the natural logarithm of the sum of exp(query . key) over visible rows.  Where a
+  //    beam sees nothing, context is 0 and lse -inf.
+  m.def(
+      "attend(Tensor query, Tensor[] keys, Tensor[] values, Tensor[] columns, Tensor? visible) "
+      "-> (Tensor context, Tensor lse)");
+
+  // -> [G, B, H, U] in the dtype of lse: exp(query . key - lse), 0 where a row is not visible.
+  m.def(
+      "weights(Tensor query, Tensor[] keys, Tensor[] columns, Tensor? visible, Tensor lse) "
+      "-> Tensor");
+
+  // Sets to -inf, in lprobs [N, vocabulary], what would complete an n-gram of `size` tokens for the
+  // second time.  tokens is int64 [N, columns], of which `length` are there; the first of them does
+  // not count.  forced is bool [N], rows to be left as they are, or None.
+  m.def(
+      "block_ngrams_(Tensor(a!) lprobs, Tensor tokens, int size, int length, Tensor? forced) "
+      "-> ()");
+}
+
+TORCH_LIBRARY_IMPL(el_attention, Autograd, m) {
+  for (const char* name : {"attend", "weights", "block_ngrams_"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_gradients>());
+  }
+}
+
+}  // namespace el_attention

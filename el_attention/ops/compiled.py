@@ -1,0 +1,81 @@
+"""The compiled operators, with the interface of `el_attention.ops.reference`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from el_attention.ops import extension
+from el_attention.ops.reference import Attended, Rows
+
+if extension.obstacle is None:
+    from el_attention.ops import fakes  # noqa: F401
+
+MAX_PIECES = 16  # kMaxPieces in csrc/sizes.h
+DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = None) -> str | None:
+    """Tells whether the compiled operators can take the arguments of `attend`.
+
+    Args:
+        states: the query, or any tensor of its device and dtype.
+        rows: pieces of the row axis.
+        keep: dropout factors.
+
+    Returns:
+        Why not, or None if they can.
+    """
+    if extension.obstacle is not None:
+        return f"the compiled ones are {extension.obstacle}"
+    device = states.device.type
+    if device not in DISPATCH_KEYS:
+        return f"there are no compiled ones for {device}"
+    key = DISPATCH_KEYS[device]
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key):
+        return f"the compiled ones were built without {key}"
+    if states.dtype not in DTYPES:
+        return f"the compiled ones do not take {states.dtype}"
+    if keep is not None:
+        return "the compiled ones do not drop weights"
+    if len(rows) > MAX_PIECES:
+        return f"the compiled ones take {MAX_PIECES} pieces of rows, not {len(rows)}"
+    tensors = [states, *(tensor for piece in rows for tensor in (piece.keys, piece.values))]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "the compiled ones have no gradient"
+    return None
+
+
+def attend(
+    query: Tensor,
+    rows: Sequence[Rows],
+    visible: Tensor | None,
+    *,
+    sinks: Tensor | None = None,
+    need_weights: bool = True,
+) -> Attended:
+    """Attends to rows where `can_run` has no reason against it; see `reference.attend`."""
+    keys, columns = [p.keys for p in rows], [p.columns for p in rows]
+    same = all(piece.values is piece.keys for piece in rows)
+    values = keys if same else [piece.values for piece in rows]
+    context, lse = torch.ops.el_attention.attend(query, keys, values, columns, visible)
+    weights = None
+    if need_weights:
+        weights = torch.ops.el_attention.weights(query, keys, columns, visible, lse)
+    if sinks is None:
+        mass = None
+        if visible is not None or not any(piece.keys.size(0) for piece in rows):
+            mass = lse.ne(-math.inf).to(lse.dtype).unsqueeze(-1)  # 0 where a beam sees nothing
+        return Attended(context, weights, lse.new_empty(*lse.shape, 0), mass)
+    # Softmax over rows and sinks together: what the rows had alone shrinks by their share.
+    scores = sinks.to(lse.dtype)
+    total = torch.logaddexp(lse, scores.logsumexp(-1)).unsqueeze(-1)
+    mass = (lse.unsqueeze(-1) - total).exp()
+    sink_weights = (scores - total).exp()
+    if weights is not None:
+        weights = torch.cat([weights * mass, sink_weights], -1)
+    return Attended(context * mass.to(context.dtype), weights, sink_weights, mass)

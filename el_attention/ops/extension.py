@@ -1,0 +1,55 @@
+"""Loads the compiled operators, `el_attention._C`, or says why they are not there.
+
+The extension uses torch's C++ interface, which may change with every version (operators can be
+registered through its stable part from torch 2.9 on only, and 2.6 is supported).  So `setup.py`
+notes the torch that it was built for, and an extension for another torch is not loaded at all,
+instead of failing with an undefined symbol or worse.
+
+Attributes:
+    obstacle: why the compiled operators cannot be used, or None if they are loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+NOTE = Path(__file__).parents[1] / "_C.json"
+
+
+def load(note: Path = NOTE) -> str | None:
+    """Loads the extension, which registers its operators with torch.
+
+    Args:
+        note: what `setup.py` left beside the extension.
+
+    Returns:
+        The obstacle, or None if it is loaded.
+    """
+    try:
+        built = json.loads(note.read_text())
+    except FileNotFoundError:
+        return f"not built: there is no {note.name} in {note.parent}"
+    if "obstacle" in built:
+        return f"not built: {built['obstacle']}"
+    running = str(torch.__version__)
+    if built["torch"] != running:
+        return _warned(f"built for torch {built['torch']}, running torch {running}")
+    try:
+        importlib.import_module("el_attention._C")
+    except ImportError as error:
+        return _warned(f"built for torch {built['torch']}, but cannot be loaded: {error}")
+    return None
+
+
+def _warned(obstacle: str) -> str:
+    # Not for an extension that was never built: the doctor says that to those who ask.
+    logging.getLogger(__name__).warning(f"the compiled operators are not used: {obstacle}")
+    return obstacle
+
+
+obstacle = load()

@@ -1,0 +1,38 @@
+"""What the compiled operators return, in shape and dtype, without computing it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from el_attention.ops.reference import softmax_dtype
+
+
+@torch.library.register_fake("el_attention::attend")
+def _attend(
+    query: Tensor,
+    keys: list[Tensor],
+    values: list[Tensor],
+    columns: list[Tensor],
+    visible: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    context = query.new_empty(*query.shape[:3], values[0].size(3))
+    return context, query.new_empty(query.shape[:3], dtype=softmax_dtype(query.dtype))
+
+
+@torch.library.register_fake("el_attention::weights")
+def _weights(
+    query: Tensor,
+    keys: list[Tensor],
+    columns: list[Tensor],
+    visible: Tensor | None,
+    lse: Tensor,
+) -> Tensor:
+    return lse.new_empty(*lse.shape, sum(piece.size(0) for piece in keys))
+
+
+@torch.library.register_fake("el_attention::block_ngrams_")
+def _block_ngrams_(
+    lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
+) -> None:
+    return None

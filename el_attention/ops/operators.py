@@ -1,0 +1,49 @@
+"""What the rest of the package calls: compiled operators where they can run, else the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from el_attention.ops import compiled, reference
+from el_attention.ops.reference import Attended, Rows
+
+
+def attend(
+    query: Tensor,
+    rows: Sequence[Rows],
+    visible: Tensor | None,
+    *,
+    sinks: Tensor | None = None,
+    keep: Tensor | None = None,
+    need_weights: bool = True,
+) -> Attended:
+    """Attends from the beams of every sentence to its rows; see `reference.attend`.
+
+    Args:
+        query: [G, B, H, W].
+        rows: pieces of the row axis, whose sizes add up to U.
+        visible: bool [G, B or 1, U], or None where every beam sees every row.
+        sinks: [G, B, H, E], scores of keys outside the rows, always visible.
+        keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
+        need_weights: whether weights are to be returned.
+
+    Raises:
+        ValueError: if the shapes do not fit together (the reference).
+        RuntimeError: if they do not (the compiled operators).
+    """
+    if compiled.can_run(query, rows, keep) is None:
+        return compiled.attend(query, rows, visible, sinks=sinks, need_weights=need_weights)
+    return reference.attend(query, rows, visible, sinks=sinks, keep=keep, need_weights=need_weights)
+
+
+def block_ngrams_(
+    lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
+) -> None:
+    """Forbids, in place, tokens that would repeat an n-gram; see `reference.block_ngrams_`."""
+    if compiled.can_run(lprobs) is None:
+        torch.ops.el_attention.block_ngrams_(lprobs, tokens, size, length, forced)
+    else:
+        reference.block_ngrams_(lprobs, tokens, size, length, forced)
