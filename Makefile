@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test test-all lint demo demo-smoke clean
+.PHONY: help env test test-all check-build lint demo demo-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -18,11 +18,15 @@ test: env ## the fast tests
 test-all: env ## all tests
 	$(PYTEST)
 
+check-build: env ## the wheel in an environment of its own; the machine code of the CUDA kernels
+	scripts/check_wheel.sh
+	$(BIN)/python scripts/check_ptx.py --check
+
 lint: env ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs -r $(BIN)/clang-format --dry-run --Werror
 
 demo: env ## train, generate with stock and EL-attention, compare
@@ -33,4 +37,5 @@ demo-smoke: env ## the demo in short form, for CI
 
 clean: ## remove the environment, build products and caches
 	rm -rf .venv .venv.log build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f el_attention/_C*.so el_attention/_C.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+// What the CUDA kernels are given: plain structs, passed by value.
+//
+// Notation: G sentences, B beams, H heads, K key heads (1 or H), W key width, V value width, U
+// rows.
+#pragma once
+
+#include <cstdint>
+
+#include "../sizes.h"
+
+namespace el_attention::cuda {
+
+enum class Dtype { kFloat64, kFloat32, kFloat16, kBFloat16 };
+
+// Distances between neighbours, in elements; the last dimension is contiguous.
+struct Strides {
+  int64_t row, column, head;
+};
+
+// A block of rows, in which one column belongs to one sentence.
+struct Piece {
+  const void* keys;        // [R, C, K, W], dtype of the query
+  const void* values;      // [R, C, K, V], dtype of the query; may be keys; null in `weights`
+  const int64_t* columns;  // int64 [G], the column of each sentence, in [0, C)
+  int64_t column_count;    // C
+  int64_t rows;            // R
+  Strides key, value;
+};
+
+// The rows of a call and who sees them.
+struct Rows {
+  Piece pieces[kMaxPieces];
+  int64_t piece_count;
+  const bool* visible;    // [G, B or 1, U], contiguous rows; null where every beam sees every row
+  int64_t visible_group;  // stride between sentences
+  int64_t visible_beam;   // stride between beams; 0 for [G, 1, U]
+};
+
+struct AttendParams {
+  Sizes sizes;
+  Rows rows;
+  const void* query;  // [G, B, H, W], contiguous
+  void* context;      // [G, B, H, V], contiguous, dtype of the query
+  void* lse;          // [G, B, H], contiguous, float; double where the dtype is double
+};
+
+// The row axis cut into ranges that blocks read on their own; `combine` unites what they find.
+// A = float, or double where the dtype is double.
+struct Split {
+  int count;      // ranges
+  int rows;       // of each range but the last
+  void* context;  // A [count, G, B, H, V], the context of each range; unused where count is 1
+  void* lse;      // A [count, G, B, H], -inf where a range has nothing to see; as `context`
+};
+
+// How the warps of a block of `expanded_query` are arranged, and how many tiles of rows it holds.
+struct WarpGrid {
+  int slices;      // of the columns
+  int row_groups;  // of the queries
+  int stages;      // tiles of rows in shared memory: one in use, the others on their way
+};
+
+struct WeightsParams {
+  Sizes sizes;  // value_width is 0
+  Rows rows;
+  const void* query;  // [G, B, H, W], contiguous
+  const void* lse;    // [G, B, H], contiguous, float; double where the dtype is double
+  void* weights;      // [G, B, H, U], contiguous, dtype of lse
+};
+
+struct NGramParams {
+  void* lprobs;        // [N, vocabulary] of a Dtype, contiguous last dimension
+  int64_t lprobs_row;  // stride
+  int64_t vocabulary;
+  const int64_t* tokens;  // int64 [N, columns], contiguous last dimension
+  int64_t tokens_row;     // stride
+  const bool* forced;     // bool [N], contiguous, or null
+  int64_t sequences;      // N
+  int64_t size;           // of the n-grams, at least 1
+  int64_t length;         // of each sequence, its first token included
+};
+
+}  // namespace el_attention::cuda

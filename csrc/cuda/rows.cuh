@@ -1,0 +1,178 @@
+// What a block of threads works on: its queries, the rows it may read, and who sees them.
+#pragma once
+
+#include "params.h"
+#include "primitives.cuh"
+
+namespace el_attention::cuda {
+
+// Part of a call: some of the queries that share a key head, and a range of their sentence's rows.
+// The queries of a key head are counted beam by beam: heads_per_key of each.
+struct alignas(16) Work {
+  int group;
+  int first_row, rows;
+  int first_query, queries;
+  int key_head, heads_per_key;
+
+  EL_DEVICE int beam_of(int query) const { return (first_query + query) / heads_per_key; }
+
+  // Position of a query in [G, B, H].
+  EL_DEVICE int64_t position_of(int query, const Sizes& sizes) const {
+    const int head = key_head * heads_per_key + (first_query + query) % heads_per_key;
+    return (group * sizes.beam + beam_of(query)) * sizes.heads + head;
+  }
+
+  EL_DEVICE void put(Work* shared) const {
+    const auto halves = bit_cast<Halves>(*this);
+    store_shared(shared, halves.first);
+    store_shared(reinterpret_cast<Bytes16*>(shared) + 1, halves.second);
+  }
+  EL_DEVICE static Work get(const Work* shared) {
+    return bit_cast<Work>(
+        Halves{load_shared<Bytes16>(shared),
+               load_shared<Bytes16>(reinterpret_cast<const Bytes16*>(shared) + 1)});
+  }
+
+ private:
+  struct Halves {
+    Bytes16 first, second;
+  };
+};
+
+EL_HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
+
+// 32-bit division is much cheaper than 64-bit division.
+EL_HOST_DEVICE int heads_per_key_head(const Sizes& sizes) {
+  return static_cast<int>(sizes.heads) / static_cast<int>(sizes.key_heads);
+}
+
+// The number of queries of a sentence that share a key head.
+EL_HOST_DEVICE int queries_per_key_head(const Sizes& sizes) {
+  return static_cast<int>(sizes.beam) * heads_per_key_head(sizes);
+}
+
+// The first row of this block's range.
+EL_DEVICE int first_row(int rows_per_block) { return block_y() * rows_per_block; }
+
+// The work of this block in a grid [G x K x query tiles, splits].
+EL_DEVICE Work work_of_block(const Sizes& sizes, int rows_per_block, int queries_per_block) {
+  const int queries = queries_per_key_head(sizes);
+  const int tiles = (queries + queries_per_block - 1) / queries_per_block;
+  const int matrix = block_x() / tiles;
+  Work work;
+  work.group = matrix / static_cast<int>(sizes.key_heads);
+  work.key_head = matrix % static_cast<int>(sizes.key_heads);
+  work.heads_per_key = heads_per_key_head(sizes);
+  work.first_query = block_x() % tiles * queries_per_block;
+  work.queries = smaller(queries_per_block, queries - work.first_query);
+  work.first_row = first_row(rows_per_block);
+  work.rows = smaller(rows_per_block, static_cast<int>(sizes.rows) - work.first_row);
+  return work;
+}
+
+enum class Role { kKey, kValue };
+
+// One sentence's column of every piece, as keys or as values.
+template <typename T, Role kRole>
+struct Column {
+  const T** begins;  // shared memory, [kMaxPieces]
+
+  // Fills `begins`; a barrier must follow.
+  EL_DEVICE void locate(const Rows& rows, const Work& work) const {
+    for (int i = thread_id(); i < rows.piece_count; i += block_size()) {
+      const Piece& piece = rows.pieces[i];
+      const auto column = load_global<int64_t>(piece.columns + work.group);
+      require(column >= 0 && column < piece.column_count, "columns: expected [0, C)");
+      store_shared(begins + i,
+                   static_cast<const T*>(kRole == Role::kKey ? piece.keys : piece.values) +
+                       column * strides(piece).column + work.key_head * strides(piece).head);
+    }
+  }
+
+  // The key or value of a row of the sentence.
+  EL_DEVICE const T* find(const Rows& rows, int64_t row) const {
+    int i = 0;
+    for (; row >= rows.pieces[i].rows; ++i) row -= rows.pieces[i].rows;
+    return load_shared<const T*>(begins + i) + row * strides(rows.pieces[i]).row;
+  }
+
+ private:
+  EL_DEVICE static const Strides& strides(const Piece& piece) {
+    return kRole == Role::kKey ? piece.key : piece.value;
+  }
+};
+
+// Which rows of a `Work` are seen, one bit each: first by any of its beams, then by each beam, or
+// by all of them where they see the same.
+struct Seen {
+  static constexpr int kRowsPerWord = 32;
+
+  uint32_t* words;  // shared memory, [1 + lines][stride]
+  int lines, stride;
+
+  // How many lines the beams of any `queries` queries in a row may take.
+  EL_HOST_DEVICE static int lines_of(const Sizes& sizes, const Rows& rows, int queries) {
+    if (!rows.visible || rows.visible_beam == 0) return 1;
+    const int heads_per_key = heads_per_key_head(sizes);
+    return smaller((queries + heads_per_key - 2) / heads_per_key + 1, static_cast<int>(sizes.beam));
+  }
+
+  // The line of a query.
+  EL_DEVICE int line_of(int query, const Rows& rows, const Work& work) const {
+    return rows.visible_beam == 0 ? 0 : work.beam_of(query) - work.beam_of(0);
+  }
+
+  // The bits of `row` and of those after it in its word.
+  EL_DEVICE uint32_t by_any(int row) const { return from(words, row); }
+  EL_DEVICE uint32_t by_line(int line, int row) const {
+    return from(words + (1 + line) * stride, row);
+  }
+
+  // The bits of the rows of a tile that are seen by any; those of all its words at once.
+  template <int kTile>
+  EL_DEVICE uint32_t of_tile(int tile) const {
+    static_assert(kTile % kRowsPerWord == 0 || kRowsPerWord % kTile == 0, "tiles share no word");
+    constexpr uint32_t kMask = kTile < kRowsPerWord ? (1u << kTile % kRowsPerWord) - 1 : ~0u;
+    uint32_t bits = 0;
+    for (int row = 0; row < kTile; row += kRowsPerWord) bits |= by_any(tile * kTile + row);
+    return bits & kMask;
+  }
+
+  // The first tile, from `tile` on, of which a row is seen; `tiles` if there is none.
+  template <int kTile>
+  EL_DEVICE int next(int tile, int tiles) const {
+    while (tile < tiles && of_tile<kTile>(tile) == 0) ++tile;
+    return tile;
+  }
+
+  // Fills the words. All threads of the block take part; ends with a barrier.
+  EL_DEVICE void fill(const Rows& rows, const Work& work) const {
+    const int first_beam = work.beam_of(0);
+#pragma unroll 4
+    for (int i = warp_id(); i < lines * stride; i += block_size() / kWarpSize) {
+      const int line = i / stride, row = i % stride * kRowsPerWord + lane_id();
+      bool sees = row < work.rows && line <= line_of(work.queries - 1, rows, work);
+      if (sees && rows.visible) {
+        sees = load_global<bool>(rows.visible + work.group * rows.visible_group +
+                                 (first_beam + line) * rows.visible_beam + work.first_row + row);
+      }
+      const uint32_t word = warp_ballot(sees);
+      if (lane_id() == 0) store_shared(words + stride + i, word);
+    }
+    sync_threads();
+    for (int i = thread_id(); i < stride; i += block_size()) {
+      uint32_t any = 0;
+      for (int line = 1; line <= lines; ++line)
+        any |= load_shared<uint32_t>(words + line * stride + i);
+      store_shared(words + i, any);
+    }
+    sync_threads();
+  }
+
+ private:
+  EL_DEVICE static uint32_t from(const uint32_t* line, int row) {
+    return load_shared<uint32_t>(line + row / kRowsPerWord) >> row % kRowsPerWord;
+  }
+};
+
+}  // namespace el_attention::cuda

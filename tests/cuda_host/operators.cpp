@@ -1,0 +1,187 @@
+// The host side of the CUDA operators, compiled for CPU tensors with a launcher of its own: plain
+// loops over what the kernels are given. Registers el_attention_host::*.
+
+#include <ATen/Functions.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+// From here on names are ours: torch's headers are in.
+#define CUDA CPU
+#define el_attention el_attention_host
+
+#include "../../csrc/cuda/attend.cpp"
+#include "../../csrc/cuda/ngrams.cpp"
+
+namespace el_attention::cuda {
+namespace {
+
+constexpr size_t kScratch = 48;
+
+c10::ScalarType scalar_type(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kFloat64:
+      return at::kDouble;
+    case Dtype::kFloat32:
+      return at::kFloat;
+    case Dtype::kFloat16:
+      return at::kHalf;
+    default:
+      return at::kBFloat16;
+  }
+}
+
+// Numbers of a dtype in memory.
+struct Array {
+  void* data;
+  c10::ScalarType type;
+
+  Array(const void* array, Dtype dtype)
+      : data(const_cast<void*>(array)), type(scalar_type(dtype)) {}
+
+  double operator[](int64_t i) const {
+    switch (type) {
+      case at::kDouble:
+        return static_cast<double*>(data)[i];
+      case at::kFloat:
+        return static_cast<float*>(data)[i];
+      case at::kHalf:
+        return static_cast<c10::Half*>(data)[i];
+      default:
+        return static_cast<c10::BFloat16*>(data)[i];
+    }
+  }
+
+  void set(int64_t i, double value) const {
+    switch (type) {
+      case at::kDouble:
+        static_cast<double*>(data)[i] = value;
+        break;
+      case at::kFloat:
+        static_cast<float*>(data)[i] = static_cast<float>(value);
+        break;
+      case at::kHalf:
+        static_cast<c10::Half*>(data)[i] = static_cast<float>(value);
+        break;
+      default:
+        static_cast<c10::BFloat16*>(data)[i] = static_cast<float>(value);
+    }
+  }
+};
+
+Dtype wide(Dtype dtype) { return dtype == Dtype::kFloat64 ? dtype : Dtype::kFloat32; }
+
+void check_launch(Stream stream, int64_t size) {
+  TORCH_CHECK(size > 0, "an empty launch");
+  TORCH_CHECK(stream == c10::cuda::getCurrentCUDAStream(), "not the current stream");
+  TORCH_CHECK(c10::cuda::CUDAGuard::current == 1, "no device guard");
+}
+
+// Calls f(row, piece, its row in the piece, column of the sentence) for the rows that a beam sees.
+template <typename F>
+void each_seen(const Rows& rows, int64_t group, int64_t beam, F f) {
+  int64_t row = 0;
+  for (int64_t i = 0; i < rows.piece_count; ++i) {
+    const Piece& piece = rows.pieces[i];
+    const int64_t column = piece.columns[group];
+    TORCH_CHECK(column >= 0 && column < piece.column_count, "column");
+    for (int64_t r = 0; r < piece.rows; ++r, ++row) {
+      if (!rows.visible ||
+          rows.visible[group * rows.visible_group + beam * rows.visible_beam + row]) {
+        f(row, piece, r, column);
+      }
+    }
+  }
+}
+
+int64_t position(const Strides& strides, int64_t row, int64_t column, int64_t head) {
+  return row * strides.row + column * strides.column + head * strides.head;
+}
+
+// Calls f(group, beam, head, key head, position in [G, B, H]) for each query.
+template <typename F>
+void each_query(const Sizes& sizes, F f) {
+  for (int64_t q = 0; q < sizes.groups * sizes.beam * sizes.heads; ++q) {
+    const int64_t head = q % sizes.heads;
+    f(q / sizes.heads / sizes.beam, q / sizes.heads % sizes.beam, head,
+      head * sizes.key_heads / sizes.heads, q);
+  }
+}
+
+double score_of(const Sizes& sizes, const Array& query, int64_t q, const Array& keys, int64_t key) {
+  double score = 0;
+  for (int64_t w = 0; w < sizes.width; ++w) score += query[q * sizes.width + w] * keys[key + w];
+  return score;
+}
+
+}  // namespace
+
+Device current_device() { return {80, 108, 163 * 1024, 164 * 1024}; }
+
+AttendPlan plan_attend(const AttendParams&, Dtype, const Device&) {
+  AttendPlan plan{};
+  plan.scratch_bytes = kScratch;
+  return plan;
+}
+
+void launch_attend(const AttendPlan&, const AttendParams& params, Dtype dtype, void* scratch,
+                   Stream stream) {
+  check_launch(stream, params.sizes.rows);
+  std::fill_n(static_cast<char*>(scratch), kScratch, char(-1));
+  const Sizes& sizes = params.sizes;
+  const Array query(params.query, dtype), context(params.context, dtype);
+  const Array lse(params.lse, wide(dtype));
+  each_query(sizes, [&](int64_t group, int64_t beam, int64_t, int64_t key_head, int64_t q) {
+    double sum = 0;
+    std::vector<double> mean(sizes.value_width, 0.0);
+    each_seen(params.rows, group, beam, [&](int64_t, const Piece& piece, int64_t r, int64_t c) {
+      const Array keys(piece.keys, dtype), values(piece.values, dtype);
+      const double weight =
+          std::exp(score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)));
+      sum += weight;
+      const int64_t value = position(piece.value, r, c, key_head);
+      for (int64_t v = 0; v < sizes.value_width; ++v) mean[v] += weight * values[value + v];
+    });
+    lse.set(q, std::log(sum));
+    for (int64_t v = 0; v < sizes.value_width; ++v) {
+      context.set(q * sizes.value_width + v, sum > 0 ? mean[v] / sum : 0.0);
+    }
+  });
+}
+
+void launch_weights(const WeightsParams& params, Dtype dtype, const Device&, Stream stream) {
+  check_launch(stream, params.sizes.rows);
+  const Sizes& sizes = params.sizes;
+  const Array query(params.query, dtype), lse(params.lse, wide(dtype));
+  const Array weights(params.weights, wide(dtype));
+  each_query(sizes, [&](int64_t group, int64_t beam, int64_t, int64_t key_head, int64_t q) {
+    for (int64_t u = 0; u < sizes.rows; ++u) weights.set(q * sizes.rows + u, 0.0);
+    each_seen(params.rows, group, beam, [&](int64_t u, const Piece& piece, int64_t r, int64_t c) {
+      const Array keys(piece.keys, dtype);
+      const double score = score_of(sizes, query, q, keys, position(piece.key, r, c, key_head));
+      weights.set(q * sizes.rows + u, std::exp(score - lse[q]));
+    });
+  });
+}
+
+void launch_block_ngrams(const NGramParams& params, Dtype dtype, Stream stream) {
+  check_launch(stream, params.sequences);
+  const Array lprobs(params.lprobs, dtype);
+  for (int64_t n = 0; n < params.sequences; ++n) {
+    if (params.forced && params.forced[n]) continue;
+    const int64_t* tokens = params.tokens + n * params.tokens_row;
+    const int64_t* last = tokens + params.length - (params.size - 1);
+    for (const int64_t* first = tokens + 1; first + params.size <= tokens + params.length;
+         ++first) {
+      if (!std::equal(last, tokens + params.length, first)) continue;
+      const int64_t token = first[params.size - 1];
+      TORCH_CHECK(token >= 0 && token < params.vocabulary, "token");
+      lprobs.set(n * params.lprobs_row + token, -std::numeric_limits<double>::infinity());
+    }
+  }
+}
+
+}  // namespace el_attention::cuda

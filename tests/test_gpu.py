@@ -1,0 +1,137 @@
+"""Acceptance on a GPU, `pytest -m gpu`: the CUDA operators against float64, and generation."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from el_attention.ops import extension, reference
+from oracle import DTYPES, Size, assert_exact, expanded, projected, random_call
+from tiny import FAMILIES, PLANS, assert_same, batch, build, dictionary, generate_both
+
+DEVICE = "cuda"
+
+
+def obstacle() -> str | None:
+    """Why the CUDA operators cannot run here, or None."""
+    if not torch.cuda.is_available():
+        return f"no GPU that torch {torch.__version__} can use"
+    if extension.obstacle is not None:
+        return f"el_attention._C is {extension.obstacle}"
+    if importlib.import_module("el_attention._C").build_information()["cuda"] is None:
+        return "el_attention._C is built without CUDA"
+    return None
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
+]
+
+SIZES = [
+    # Every width that has an instance of its own, one in between, and queries from 1 to 512.
+    expanded(1, 1, 1, 64, 1),
+    expanded(3, 5, 2, 128, 33),
+    expanded(5, 4, 8, 256, 100),
+    expanded(8, 4, 8, 512, 1024),
+    expanded(2, 33, 3, 640, 16, 17),
+    expanded(4, 5, 12, 768, 129, 16, 1),
+    expanded(2, 4, 16, 1024, 1000, 30, 5),
+    expanded(1, 32, 16, 1024, 300),
+    expanded(2, 1, 20, 1280, 64, 64),
+    expanded(2, 2, 25, 1600, 65),
+    # Widths for which there are no tensor cores.
+    expanded(2, 3, 4, 100, 37, 5),
+    expanded(2, 3, 2, 2000, 9),
+    projected(8, 4, 16, 64, 1024),
+    projected(3, 5, 7, 80, 65, 3),
+    projected(2, 64, 3, 13, 19),
+    Size(2, 3, 4, 4, 24, 40, (50, 2)),
+    Size(2, 3, 4, 1, 24, 40, (50, 2)),
+]
+
+
+@pytest.mark.parametrize("seen", ["all", "by all beams", "by each beam"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_attend_and_weights_equal_float64(size, dtype, seen) -> None:
+    assert_exact(random_call(size, dtype, DEVICE, seen))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_same_input_gives_the_same_bits_on_any_stream(size) -> None:
+    call = random_call(size, torch.float16, DEVICE)
+    first = call.attend()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        query = call.query.clone()  # still pending on this stream when the operator is called
+        second = torch.ops.el_attention.attend(
+            query, call.keys, call.values, call.columns, call.visible
+        )
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("size", [expanded(0, 2, 3, 64, 5), expanded(2, 2, 3, 64, 0)], ids=str)
+def test_empty_input_gives_empty_or_zero_output(size) -> None:
+    call = random_call(size, torch.float16, DEVICE, "all")
+    context, lse = call.attend()
+    assert context.shape == call.query.shape and context.eq(0).all()
+    assert lse.shape == call.query.shape[:3] and lse.eq(-torch.inf).all()
+    assert call.weights(lse).shape == (*call.query.shape[:3], sum(size.lengths))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_block_ngrams_equals_the_reference(size, dtype) -> None:
+    random = torch.Generator().manual_seed(size)
+    tokens = torch.randint(4, 7, (600, 90), generator=random)
+    lprobs = torch.rand(600, 4000, generator=random).to(dtype)
+    forced = torch.rand(600, generator=random) < 0.2
+    for length in (1, 2, 31, 81):
+        expected, found = lprobs.clone(), lprobs.to(DEVICE)
+        reference.block_ngrams_(expected, tokens, size, length, forced)
+        torch.ops.el_attention.block_ngrams_(
+            found, tokens.to(DEVICE), size, length, forced.to(DEVICE)
+        )
+        assert torch.equal(found.cpu(), expected)
+
+
+def arguments() -> dict[str, tuple[Any, ...]]:
+    """A call of every operator."""
+    call = random_call(expanded(2, 3, 4, 64, 20, 3), torch.float16, DEVICE)
+    shared = (call.columns, call.visible)
+    tokens = torch.randint(4, 7, (6, 20), device=DEVICE)
+    return {
+        "attend": (call.query, call.keys, call.values, *shared),
+        "weights": (call.query, call.keys, *shared, call.attend()[1]),
+        "block_ngrams_": (torch.rand(6, 9, device=DEVICE), tokens, 2, 20, None),
+    }
+
+
+@pytest.mark.parametrize("name", ["attend", "weights", "block_ngrams_"])
+def test_operators_pass_opcheck(name) -> None:
+    torch.library.opcheck(getattr(torch.ops.el_attention, name).default, arguments()[name])
+
+
+def test_operators_refuse_tensors_of_another_device() -> None:
+    call = random_call(expanded(2, 3, 4, 64, 20), torch.float16, DEVICE)
+    with pytest.raises(RuntimeError, match="expected device cuda:0, got cpu"):
+        torch.ops.el_attention.attend(
+            call.query, call.keys, call.values, [c.cpu() for c in call.columns], call.visible
+        )
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.usefixtures("exact_softmax")
+def test_generation_gives_the_hypotheses_of_stock_fairseq(family, plan) -> None:
+    symbols = dictionary()
+    sample = batch(symbols, [9, 4, 7], left_pad=family != "lm")
+    sample["net_input"] = {name: x.to(DEVICE) for name, x in sample["net_input"].items()}
+    model = build(family, symbols).double().to(DEVICE)
+    options = {"beam": 4, "max_len_b": 20}
+    stock, ours = generate_both([model], symbols, sample, plan, options)
+    assert_same(stock, ours, tolerance=1e-9)
