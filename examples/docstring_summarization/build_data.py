@@ -145,10 +145,12 @@ def split_of(pair: Pair) -> str:
 
 def distributions() -> dict[str, str]:
     """Top-level name -> "distribution version", for everything in site-packages."""
-    installed = sorted(metadata.distributions(), key=lambda found: found.metadata["Name"])
+    # Each look at `metadata` parses it again: one for each distribution, not for each of its files.
+    installed = [(found, found.metadata) for found in metadata.distributions()]
     return {
-        file.parts[0].removesuffix(".py"): f"{found.metadata['Name']} {found.version}"
-        for found in installed
+        file.parts[0].removesuffix(".py"): origin
+        for found, data in sorted(installed, key=lambda item: item[1]["Name"])
+        for origin in [f"{data['Name']} {data['Version']}"]
         for file in found.files or ()
         if file.suffix == ".py"
     }
