@@ -47,9 +47,8 @@ class TinyTask(tasks.FairseqTask):
         return self.symbols
 
 
-def build(family: str, symbols: Dictionary, seed: int = 0, **options: Any) -> BaseFairseqModel:
-    """Builds a random model of a family (an architecture name works too), in eval mode."""
-    torch.manual_seed(seed)
+def arguments(family: str, **options: Any) -> Namespace:
+    """The options of a tiny model of a family (an architecture name works too)."""
     sizes = {
         "encoder_embed_dim": 24,
         "decoder_embed_dim": 24,
@@ -73,7 +72,13 @@ def build(family: str, symbols: Dictionary, seed: int = 0, **options: Any) -> Ba
         options["decoder_input_dim"] = options["decoder_output_dim"] = options["decoder_embed_dim"]
     args = Namespace(arch=architecture, _name=None, **options)
     models.ARCH_CONFIG_REGISTRY[architecture](args)
-    model = models.build_model(args, TinyTask(symbols)).eval()
+    return args
+
+
+def build(family: str, symbols: Dictionary, seed: int = 0, **options: Any) -> BaseFairseqModel:
+    """Builds a random model of a family (an architecture name works too), in eval mode."""
+    torch.manual_seed(seed)
+    model = models.build_model(arguments(family, **options), TinyTask(symbols)).eval()
     # Far from uniform, so that beams differ, and with biases, which fairseq starts at zero.
     with torch.no_grad():
         for name, parameter in model.named_parameters():

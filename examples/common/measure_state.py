@@ -92,7 +92,12 @@ def measure(arguments: list[str]) -> dict[str, int | float]:
 
     task = tasks.setup_task(cfg.task)
     models, saved = checkpoint_utils.load_model_ensemble([cfg.common_eval.path], task=task)
+    use_cuda = torch.cuda.is_available() and not cfg.common.cpu
     for model in models:
+        if cfg.common.fp16:
+            model.half()
+        if use_cuda:
+            model.cuda()
         model.prepare_for_inference_(cfg)
     task.load_dataset(cfg.dataset.gen_subset, task_cfg=saved.task)
     batches = task.get_batch_iterator(
@@ -105,10 +110,15 @@ def measure(arguments: list[str]) -> dict[str, int | float]:
     ).next_epoch_itr(shuffle=False)
     longest = max(batches, key=lambda batch: batch["net_input"]["src_tokens"].size(1))
 
+    if use_cuda:
+        longest = utils.move_to_cuda(longest)
+    size = cfg.generation.prefix_size
+    prefix = longest["target"][:, :size] if size > 0 else None
+
     generator = task.build_generator(models, cfg.generation)
     generator.model.forward_decoder = spy = Spy(generator.model.forward_decoder, generator.model)
     with torch.no_grad():
-        task.inference_step(generator, models, longest)
+        task.inference_step(generator, models, longest, prefix_tokens=prefix)
 
     sentences, length = longest["net_input"]["src_tokens"].shape
     return {

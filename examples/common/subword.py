@@ -7,16 +7,22 @@ from pathlib import Path
 
 import sentencepiece
 
-from build_data import SPLITS
+from common.pairs import SIDES, SPLITS
 
 
-def learn(data: Path, prefix: Path, vocabulary: int) -> sentencepiece.SentencePieceProcessor:
-    """Write `prefix`.model, a BPE model with `vocabulary` pieces for documents and summaries."""
+def learn(
+    data: Path, prefix: Path, vocabulary: int, symbols: list[str]
+) -> sentencepiece.SentencePieceProcessor:
+    """Write `prefix`.model, a BPE model with `vocabulary` pieces for sources and targets.
+
+    Each of `symbols` is always a piece of its own.
+    """
     sentencepiece.SentencePieceTrainer.train(
         input=[str(data / "train.source"), str(data / "train.target")],
         model_prefix=str(prefix),
         model_type="bpe",
         vocab_size=vocabulary,
+        user_defined_symbols=symbols,
         max_sentence_length=16384,
         minloglevel=1,
     )
@@ -35,16 +41,17 @@ def encode(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder written by build_data.py")
+    parser.add_argument("data", type=Path, help="folder with {train,valid,test}.{source,target}")
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--vocabulary", type=int, required=True, help="number of pieces")
     parser.add_argument("--longest", type=int, required=True, help="most pieces in a line")
+    parser.add_argument("--symbols", nargs="*", default=[], help="pieces that are never split")
     args = parser.parse_args()
 
     args.output.mkdir(parents=True, exist_ok=True)
-    model = learn(args.data, args.output / "subword", args.vocabulary)
+    model = learn(args.data, args.output / "subword", args.vocabulary, args.symbols)
     for split in SPLITS:
-        for side in ("source", "target"):
+        for side in SIDES:
             name = f"{split}.{side}"
             encode(model, args.data / name, args.output / name, args.longest)
 
