@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test test-all check-build lint demo demo-smoke clean
+.PHONY: help env test test-all check-build lint demo demo-smoke examples-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -33,7 +33,10 @@ demo: env ## train, generate with stock and EL-attention, compare
 	$(DEMO)
 
 demo-smoke: env ## the demo in short form, for CI
-	DEMO_PROFILE=smoke $(DEMO)
+	$(DEMO) --profile smoke
+
+examples-smoke: env ## the other examples on tiny data and models, for CI
+	$(PYTEST) tests/test_examples_scripts.py
 
 clean: ## remove the environment, build products and caches
 	rm -rf .venv .venv.log build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
