@@ -21,7 +21,6 @@ from common import (
     acquire,
     bart_model,
     generated,
-    measure_state,
     pairs,
     pieces,
     report,
@@ -31,6 +30,7 @@ from common import (
 from common.acquire import DataError, Policy, Published
 from common.lines import one_line, read_lines, write_lines
 from common.pairs import Pair
+from el_attention.measure import Spy, storages
 
 EXAMPLES = Path(report.__file__).resolve().parents[1]
 LENIENT = Policy(unverified=True)
@@ -442,7 +442,7 @@ def test_storages_counts_each_storage_once():
     holder.held.append(holder)  # a cycle
     linear = nn.Linear(100, 100)
     holder.held.append(linear)
-    found = measure_state.storages({"a": holder, "b": deque([torch.ones(1)])}, big)
+    found = storages({"a": holder, "b": deque([torch.ones(1)])}, big)
     assert sorted(found.values()) == [4, 24, 40]
 
 
@@ -454,7 +454,7 @@ def test_spy_keeps_the_peak_and_leaves_out_parameters():
         incremental_states[0]["state"] = [torch.zeros(next(sizes)), linear.weight.view(-1)]
         return temperature
 
-    spy = measure_state.Spy(forward, linear)
+    spy = Spy(forward, linear)
     states = [{}]
     for _ in range(3):
         assert spy(torch.zeros(1, 1), [{"encoder_out": [torch.zeros(5)]}], states, 0.5) == 0.5

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from common.generated import Output, differences, parse_output, relative_gap
 from common.lines import one_line, read_lines, write_lines
 from common.pieces import decoder
 from common.scores import METRICS, Scores, score
+from el_attention.measure import machine
 
 EXAMPLES = 5
 
@@ -101,21 +99,6 @@ def read_output(folder: Path) -> Output:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def machine() -> dict[str, str]:
-    """What the measurements were made on and with."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    fairseq = metadata.packages_distributions()["fairseq"][0]
-    return {
-        "processor": model[1] if model else platform.machine(),
-        "cores": str(os.cpu_count()),
-        "memory": f"{memory / 2**30:.0f} GiB",
-        "Python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", fairseq, "el-attention")},
-    }
 
 
 def table(rows: list[Row]) -> str:
