@@ -2,9 +2,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test test-all check-build lint demo demo-smoke examples-smoke clean
+.PHONY: help env test test-all check-build lint demo demo-smoke examples-smoke tables-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -37,6 +38,9 @@ demo-smoke: env ## the demo in short form, for CI
 
 examples-smoke: env ## the other examples on tiny data and models, for CI
 	$(PYTEST) tests/test_examples_scripts.py
+
+tables-smoke: env ## the paper's tables on tiny random models, for CI
+	OMP_NUM_THREADS=1 $(TABLES) --profile smoke --again
 
 clean: ## remove the environment, build products and caches
 	rm -rf .venv .venv.log build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,151 @@
+"""Models and sentences: random ones of given sizes, or a checkpoint and its test data."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from fairseq import checkpoint_utils, models
+from fairseq.data import data_utils
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+import paper_figures as paper
+from benchmark import RandomTask
+from el_attention.cost import Architecture
+from tables.cells import Job
+
+# fairseq's architectures of the paper's models; sizes are given beside them.
+ARCHITECTURES = {
+    "transformer": "transformer_vaswani_wmt_en_de_big",
+    "bart.large": "bart_large",
+    "gpt-2.small": "transformer_lm_gpt2_small",
+    "gpt-2.medium": "transformer_lm_gpt2_small",
+}
+POSITIONS = 1024
+
+
+class Inputs(NamedTuple):
+    """What a cell generates with and from.
+
+    Attributes:
+        task: builds generators.
+        model: in eval mode, on the CPU, float32.
+        sources: int64 [length] each, the longest first; end of sentence last, but for prompts.
+        prompts: whether sources are prompts of a language model.
+    """
+
+    task: FairseqTask
+    model: BaseFairseqModel
+    sources: list[Tensor]
+    prompts: bool
+
+    def longest(self, batch: int, length: int) -> dict[str, Any]:
+        """A batch of random sources of `length` tokens each: the worst case for memory."""
+        return self.collate(_random_sources(self.task, [length] * batch, self.prompts))
+
+    def batches(self, size: int) -> list[dict[str, Any]]:
+        """All sentences, in order, in batches of similar length."""
+        starts = range(0, len(self.sources), size)
+        return [self.collate(self.sources[start : start + size]) for start in starts]
+
+    def collate(self, sources: Sequence[Tensor]) -> dict[str, Any]:
+        """Pads sources to a batch: on the left, prompts on the right."""
+        pad = self.task.source_dictionary.pad()
+        lengths = torch.tensor([len(source) for source in sources])
+        tokens = data_utils.collate_tokens(sources, pad, left_pad=not self.prompts)
+        sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
+        return {**sample, "prefix_tokens": tokens} if self.prompts else sample
+
+
+def load(job: Job) -> Inputs:
+    """Returns model and sentences of a job.
+
+    Raises:
+        ValueError: if the checkpoint is of another kind, or the test split is empty.
+    """
+    arch, task = job.profile.architecture(job.cell), job.profile.task(job.cell)
+    if job.source is not None:
+        return _from_checkpoint(job, task)
+    torch.manual_seed(0)
+    random_task = RandomTask(arch.vocabulary - RandomTask(0).symbols.nspecial)
+    model = _random_model(job.cell.arch, arch, random_task)
+    spread = torch.linspace(1.5, 0.5, job.profile.sentences)
+    lengths = (spread * task.mean).long().clamp(2, task.limit).tolist()
+    prompts = job.cell.is_language_model
+    return Inputs(random_task, model, _random_sources(random_task, lengths, prompts), prompts)
+
+
+def _random_sources(task: FairseqTask, lengths: Sequence[int], prompts: bool) -> list[Tensor]:
+    symbols = task.source_dictionary
+    generator = torch.Generator().manual_seed(1)
+    sources = []
+    for length in lengths:
+        words = torch.randint(symbols.nspecial, len(symbols), (length,), generator=generator)
+        if not prompts:
+            words[-1] = symbols.eos()
+        sources.append(words)
+    return sources
+
+
+def _random_model(name: str, arch: Architecture, task: RandomTask) -> BaseFairseqModel:
+    decoder, tied = arch.decoder, arch.embedding_tables == 1
+    args = Namespace(
+        arch=ARCHITECTURES[name],
+        max_source_positions=POSITIONS,
+        max_target_positions=POSITIONS,
+        tokens_per_sample=POSITIONS,
+        share_decoder_input_output_embed=tied,
+        decoder_input_dim=decoder.width,
+        decoder_output_dim=decoder.width,
+    )
+    for side, stack in (("encoder", arch.encoder), ("decoder", decoder)):
+        if stack is not None:
+            setattr(args, f"{side}_layers", stack.layers)
+            setattr(args, f"{side}_embed_dim", stack.width)
+            setattr(args, f"{side}_ffn_embed_dim", stack.ffn)
+            setattr(args, f"{side}_attention_heads", stack.heads)
+    models.ARCH_CONFIG_REGISTRY[args.arch](args)
+    model = models.build_model(args, task).eval()
+    # Far from uniform, so that hypotheses depend on every state and no two of them nearly tie.
+    for key, parameter in model.named_parameters():
+        gain = 3.0 if "encoder_attn" in key else 1.5 if "attn" in key or "embed" in key else 0.25
+        parameter.data += gain / decoder.width**0.5 * torch.randn_like(parameter)
+    return model
+
+
+def _from_checkpoint(job: Job, lengths: paper.Task) -> Inputs:
+    assert job.source is not None
+    prompts, folder = job.cell.is_language_model, job.source.data
+    overrides: dict[str, Any] = {"data": folder}
+    if not prompts:
+        languages = data_utils.infer_language_pair(folder)
+        overrides |= dict(zip(("source_lang", "target_lang"), languages, strict=True))
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [job.source.checkpoint], arg_overrides=overrides
+    )
+    if (getattr(model, "encoder", None) is None) != prompts:
+        kind = "a language model" if prompts else "an encoder-decoder model"
+        raise ValueError(f"{job.source.checkpoint}: expected {kind}, got {type(model).__name__}")
+    name = f"{folder}/test" if prompts else "{0}/test.{1}-{2}.{1}".format(folder, *languages)
+    symbols = task.source_dictionary
+    texts = data_utils.load_indexed_dataset(name, symbols)
+    if not texts:
+        raise ValueError(f"{name}: expected sentences, found none")
+    # Evenly spaced, so that fewer sentences are a sample of all.
+    chosen = range(0, len(texts), max(1, len(texts) // job.profile.sentences))
+    sources = [
+        _cut(texts[number].long(), lengths.limit, symbols.eos(), prompts)
+        for number in chosen[: job.profile.sentences]
+        if len(texts[number]) > 1
+    ]
+    return Inputs(task, model.eval(), sorted(sources, key=len, reverse=True), prompts)
+
+
+def _cut(source: Tensor, limit: int, eos: int, prompt: bool) -> Tensor:
+    """At most `limit` tokens of a binarized sentence, which ends in eos; a prompt does not."""
+    words = source[:-1] if int(source[-1]) == eos else source
+    return words[:limit] if prompt else torch.cat([words[: limit - 1], words.new_tensor([eos])])

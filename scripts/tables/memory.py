@@ -1,0 +1,111 @@
+"""The memory of a cell: how much it may use, how much it used, and whether it ran out."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_M_MMAP_THRESHOLD = -3  # of mallopt(3)
+
+
+class GpuMemory:
+    """All that a process allocates on a GPU, weights included."""
+
+    def __init__(self, device: torch.device, limit: float | None) -> None:
+        """Limits the process to `limit` bytes, or not."""
+        self._device = device
+        if limit is not None:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+
+    def reset_peak(self) -> None:
+        """Forgets the peak so far."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak(self) -> int:
+        """The most bytes that were allocated at a time."""
+        return torch.cuda.max_memory_allocated(self._device)
+
+
+class ProcessMemory:
+    """What this process allocates from now on; make it when model and libraries are loaded.
+
+    The limit is on private writable memory (RLIMIT_DATA), the peak is of the resident set: both
+    as Linux counts them.
+    """
+
+    def __init__(self, limit: float | None) -> None:
+        """Limits the process to `limit` bytes more than it holds, or not."""
+        gc.collect()
+        self._held = _status("VmRSS")
+        if limit is not None:
+            # oneDNN keeps the code it compiles for each shape; the heap keeps what lies below a
+            # living block, unless it gets a mapping of its own.
+            torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**16)
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + int(limit), hard))
+
+    def reset_peak(self) -> None:
+        """Forgets the peak so far."""
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """The most bytes that were resident at a time, beyond those at the beginning."""
+        return max(0, _status("VmHWM") - self._held)
+
+
+def memory_of(device: torch.device, limit: float | None) -> GpuMemory | ProcessMemory:
+    """The memory that counts on a device, limited to `limit` bytes if given."""
+    return GpuMemory(device, limit) if device.type == "cuda" else ProcessMemory(limit)
+
+
+class Outcome:
+    """Whether memory ran out."""
+
+    ran_out = False
+
+
+@contextmanager
+def may_run_out() -> Iterator[Outcome]:
+    """Lets a block run out of memory, and frees what it leaves; other errors are raised."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        outcome.ran_out = True
+    if outcome.ran_out:  # only here: before, the traceback held the block's tensors
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # PyTorch's allocator for the CPU, oneDNN (which compiles code for each shape) and cuBLAS raise
+    # a plain RuntimeError; Python a SystemError, where there is no memory for a MemoryError.
+    phrases = (
+        "can't allocate memory",
+        "could not create a ",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "error return without exception set",
+    )
+    return isinstance(error, (RuntimeError, SystemError)) and any(
+        phrase in str(error) for phrase in phrases
+    )
+
+
+def _status(field: str) -> int:
+    """A size of this process, in bytes; see proc(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
