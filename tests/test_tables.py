@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 import re
+import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,38 @@ def plans() -> tuple[str, ...]:
     return report.EXPANDED, report.SHARED
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "data", "system"),
+    [
+        ("transformer", "pair", report.EXPANDED),
+        ("lm", "text", report.SHARED),
+        ("transformer", "pair", cells.PER_BEAM),
+    ],
+)
+def test_a_checkpoint_generates_from_its_test_split(checkpoint, data, system, workspace) -> None:
+    arch = "gpt-2.small" if checkpoint == "lm" else "transformer"
+    profile = replace(TINY, shrink={**TINY.shrink, "source": 40, "target": 20}, sentences=7)
+    source = cells.Source(workspace.checkpoint(checkpoint), str(workspace.root / data))
+    found = {}
+    for cell in cells.cells("beam", ("float32",)):
+        if cell.arch == arch and cell.system in (cells.STOCK, system):
+            result = measure.measure(cells.Job(cell, profile, source))
+            found[cell.system] = [tokens for _, *tokens in result["hypotheses"]]
+            assert result["settings"]["source"] == asdict(source)
+    assert found[system] == found[cells.STOCK]
+    assert len(found[system]) == 7 and len(set(map(tuple, found[system]))) > 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "checkpoint"), [("transformer", "lm"), ("gpt-2.small", "smaller")]
+)
+def test_a_checkpoint_of_another_kind_is_refused(arch, checkpoint, workspace) -> None:
+    source = cells.Source(workspace.checkpoint(checkpoint), str(workspace.root / "pair"))
+    cell = next(cell for cell in cells.cells("beam", ("float32",)) if cell.arch == arch)
+    with pytest.raises(ValueError, match="model, got"):
+        measure.measure(cells.Job(cell, TINY, source))
+
+
 # --- report ---
 
 
@@ -363,7 +397,32 @@ def test_inputs_of_unknown_tasks_are_refused(tmp_path) -> None:
         main(["run", "beam", *arguments])
 
 
+def test_a_batch_of_more_than_all_sentences_is_refused() -> None:
+    cell = next(cell for cell in cells.cells("batch_size", ("float32",)) if cell.batch == 320)
+    with pytest.raises(ValueError, match="at least the batch, 20, got 5"):
+        measure.measure(cells.Job(cell, TINY))
+
+
 # --- all of it, in processes of their own ---
+
+
+@pytest.mark.slow
+def test_a_script_prints_its_table_and_resumes(tmp_path) -> None:
+    def run(*options: str) -> list[str]:
+        command = [str(SCRIPTS / "tables" / "memory.sh"), "--results", str(tmp_path), *options]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        output = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert output.returncode == 0, output.stderr
+        return output.stdout.splitlines()
+
+    first, second = run(), run()
+    assert sum("of input states (" in line for line in first) >= 20
+    assert sum(line.endswith(": kept") for line in second) == 24
+    rows = [line.split(" | ") for line in first if line.startswith(("| multi-head", "| EL"))]
+    assert len(rows) == 24 and all(row[3] in (row[4], "out of memory") for row in rows)
+    assert [line for line in second if line.startswith("|")] == [
+        line for line in first if line.startswith("|")
+    ]
 
 
 @pytest.mark.slow
@@ -371,9 +430,10 @@ def test_cells_run_out_of_memory_and_fail_on_their_own(tmp_path) -> None:
     group = list(itertools.islice(cells.cells("beam", ("float32",)), 8, 11))
     limited = replace(TINY, sentences=24, memory=cells.SMOKE.memory)
     per_beam, stock, el = (cells.Job(cell, limited) for cell in group)
-    impossible = replace(per_beam, profile=replace(limited, memory=1000.0))
+    batches = cells.cells("batch_size", ("float32",))
+    large = next(c for c in batches if (c.system, c.batch) == (cells.PER_BEAM, 320))
     absent = replace(stock, source=cells.Source("no/such/checkpoint.pt", "no/such/data"))
-    tight, whole = store.in_own_process(impossible), store.in_own_process(per_beam)
+    tight, whole = store.in_own_process(cells.Job(large, limited)), store.in_own_process(per_beam)
     failed, other = store.in_own_process(absent), store.in_own_process(el)
     assert tight["status"] == measure.OUT_OF_MEMORY
     assert 1 <= whole["batch"] < other["batch"]

@@ -246,6 +246,7 @@ class Job:
             "task": asdict(profile.task(cell)),
             "generation": self.generation(),
             "batch": profile.batch(cell),
+            "shrink": profile.shrink,
             "device": profile.device,
             "sentences": profile.sentences,
             "rounds": profile.rounds,

@@ -61,6 +61,7 @@ class _Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.device = torch.device(job.profile.device)
+        self.memory = memory_of(self.device, job.profile.memory)
         self.inputs: Inputs = load(job)
         self.model: BaseFairseqModel = self.inputs.model.to(
             self.device, getattr(torch, job.cell.dtype)
@@ -78,7 +79,7 @@ class _Run:
         self.longest(1)
         padded = self.inputs.collate([self.inputs.sources[0], self.inputs.sources[-1]])
         self.generate(self.generator(), self.on_device(padded))
-        self.memory = memory_of(self.device, job.profile.memory)
+        self.memory.start()
 
     def generator(self, **options: Any) -> SequenceGenerator:
         """The generator of the cell's system; `options` replace those of the job."""
@@ -129,6 +130,8 @@ def _speed(run: _Run) -> Result | None:
         return not outcome.ran_out
 
     searched = batch is None
+    if batch is not None and batch > sentences:
+        raise ValueError(f"sentences: expected at least the batch, {batch}, got {sentences}")
     if batch is None:
         batch = largest_batch(fits, sentences)
     elif not fits(batch):

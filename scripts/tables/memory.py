@@ -19,38 +19,49 @@ class GpuMemory:
 
     def __init__(self, device: torch.device, limit: float | None) -> None:
         """Limits the process to `limit` bytes, or not."""
-        self._device = device
+        # Not all functions of torch.cuda take a device without index.
+        self._index = torch.cuda.current_device() if device.index is None else device.index
         if limit is not None:
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+            total = torch.cuda.get_device_properties(self._index).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), self._index)
+
+    def start(self) -> None:
+        """Nothing more: weights count."""
 
     def reset_peak(self) -> None:
         """Forgets the peak so far."""
-        torch.cuda.reset_peak_memory_stats(self._device)
+        torch.cuda.reset_peak_memory_stats(self._index)
 
     def peak(self) -> int:
         """The most bytes that were allocated at a time."""
-        return torch.cuda.max_memory_allocated(self._device)
+        return torch.cuda.max_memory_allocated(self._index)
 
 
 class ProcessMemory:
-    """What this process allocates from now on; make it when model and libraries are loaded.
+    """What this process allocates from `start` on.
 
     The limit is on private writable memory (RLIMIT_DATA), the peak is of the resident set: both
     as Linux counts them.
     """
 
     def __init__(self, limit: float | None) -> None:
-        """Limits the process to `limit` bytes more than it holds, or not."""
-        gc.collect()
-        self._held = _status("VmRSS")
+        """Prepares for a limit of `limit` bytes; make it before anything large is allocated."""
+        self._limit = limit
+        self._held = 0
         if limit is not None:
             # oneDNN keeps the code it compiles for each shape; the heap keeps what lies below a
             # living block, unless it gets a mapping of its own.
             torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**16)
+
+    def start(self) -> None:
+        """Limits the process to so many bytes more than it holds now."""
+        gc.collect()
+        self._held = _status("VmRSS")
+        if self._limit is not None:
             _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            resource.setrlimit(resource.RLIMIT_DATA, (_status("VmData") + int(limit), hard))
+            allowed = _status("VmData") + int(self._limit)
+            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
 
     def reset_peak(self) -> None:
         """Forgets the peak so far."""

@@ -15,7 +15,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 76rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 84rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem; }
 h2 { font-size: 1.25rem; margin: 3rem 0 .5rem; }
 p { max-width: 52rem; margin: .35rem 0; color: var(--soft); }
@@ -23,9 +23,9 @@ nav { margin: 1.25rem 0 0; display: flex; flex-wrap: wrap; gap: .4rem 1.25rem; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 .scroll { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--line); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: .8125rem; white-space: nowrap; }
 th { text-align: left; background: var(--tint); font-weight: 600; }
-th, td { padding: .4rem .75rem; border-bottom: 1px solid var(--line); }
+th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr.first td { border-top: 2px solid var(--line); }
 tbody tr.el { background: #f2f8fc; }

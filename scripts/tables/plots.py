@@ -43,7 +43,11 @@ def lines(
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color=colour, marker=marker, linewidth=2, markersize=6, label=name)
         if xs[-1] < ticks[-1]:
-            place = {"textcoords": "offset points", "xytext": (8, 0), "va": "center"}
+            place: dict[str, Any] = {
+                "textcoords": "offset points",
+                "xytext": (8, 0),
+                "va": "center",
+            }
             axes.annotate(end, (xs[-1], ys[-1]), color=colour, fontsize=9, **place)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

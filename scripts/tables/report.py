@@ -21,7 +21,7 @@ Results = dict[Cell, Result]
 EXPANDED, SHARED = ExpandedQuery.name, SharedProjection.name
 LABELS = {
     NO_CACHE: "multi-head, no cache",
-    PER_BEAM: "multi-head, cache per beam (as fairseq 0.9)",
+    PER_BEAM: "multi-head, cache per beam (as 0.9)",
     STOCK: "multi-head, fairseq 0.12",
     EXPANDED: f"EL-attention, {EXPANDED}",
     SHARED: f"EL-attention, {SHARED}",
@@ -297,6 +297,13 @@ def provenance(folder: Path) -> list[str]:
             if source is None
             else f"Checkpoint {source['checkpoint']}, data {source['data']}."
         )
+    for shrink in _distinct(result["settings"]["shrink"] for result in made):
+        if shrink:
+            factors = ", ".join(f"{what} / {factor}" for what, factor in shrink.items())
+            lines.append(
+                f"The paper's sizes made small: {factors}. The published figures are of its own "
+                "sizes: compare what is out of memory where, and that hypotheses are equal."
+            )
     for settings in _distinct(
         {name: result["settings"][name] for name in ("device", "memory", "sentences", "rounds")}
         for result in made
