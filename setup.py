@@ -140,13 +140,16 @@ def compiled() -> dict[str, Any]:
     instruction_sets = {"DEFAULT": [], **(X86_FLAGS if x86 else {})}
     # What torch's headers, and GCC 12's own for AVX-512, are full of.
     quiet = ["-Wno-unknown-pragmas", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", *quiet]}
+    # at::parallel_for is a template: without OpenMP it compiles to a plain loop.
+    threads = ["-fopenmp"] if torch.backends.openmp.is_available() else []
+    flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", *threads, *quiet]}
     arguments: dict[str, Any] = {
         "name": NAME,
         "sources": sources("csrc/*.cpp") + sources("csrc/cpu/*.cpp"),
         "include_dirs": [str(Path(__file__).parent.resolve() / "csrc")],
         "define_macros": [],
         "extra_compile_args": flags,
+        "extra_link_args": threads,
     }
     if toolkit is None:
         extension = CppExtension(**arguments)

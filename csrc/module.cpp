@@ -18,6 +18,11 @@ pybind11::dict build_information() {
 #if defined(__x86_64__)
   instruction_sets.insert(instruction_sets.end(), {"AVX2", "AVX512"});
 #endif
+#ifdef _OPENMP
+  const bool threads = true;
+#else
+  const bool threads = false;
+#endif
   pybind11::object cuda = pybind11::none();
   std::vector<int> gpu_architectures;
 #ifdef EL_ATTENTION_CUDA
@@ -27,6 +32,7 @@ pybind11::dict build_information() {
   pybind11::dict information;
   information["torch"] = TORCH_VERSION;
   information["instruction_sets"] = instruction_sets;
+  information["threads"] = threads;
   information["cuda"] = cuda;
   information["gpu_architectures"] = gpu_architectures;
   return information;

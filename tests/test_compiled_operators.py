@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -26,6 +27,12 @@ pytestmark = pytest.mark.skipif(
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 VISIBLE = ("all", "sentence", "beam")
+
+
+def test_operators_use_threads_where_torch_does():
+    """Without OpenMP at::parallel_for compiles to a plain loop, and nothing else would tell."""
+    built = importlib.import_module("el_attention._C").build_information()
+    assert built["threads"] == torch.backends.openmp.is_available()
 
 
 @dataclass(frozen=True)
