@@ -4,11 +4,25 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "sizes.h"
 
 namespace el_attention {
+
+inline void check_dtype(const at::Tensor& tensor, const char* name) {
+  const auto dtype = tensor.scalar_type();
+  TORCH_CHECK(
+      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+      name, ": expected dtype Double, Float, Half or BFloat16, got ", dtype);
+}
+
+// The dtype of scores, sums and lse: float32, or float64 for float64.
+inline at::ScalarType accumulator(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 inline void check_like(const at::Tensor& tensor, const char* name, int64_t index, int64_t dim,
                        at::ScalarType dtype, const at::Device& device) {
@@ -46,10 +60,7 @@ inline void check_visible(const std::optional<at::Tensor>& visible, const at::Te
 
 // Checks query, keys and columns, which `attend` and `weights` share.
 inline Sizes check_keys(const at::Tensor& query, at::TensorList keys, at::TensorList columns) {
-  const auto dtype = query.scalar_type();
-  TORCH_CHECK(
-      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
-      "query: expected dtype Double, Float, Half or BFloat16, got ", dtype);
+  check_dtype(query, "query");
   TORCH_CHECK(query.dim() == 4 && query.size(3) >= 1,
               "query: expected [groups, beam, heads, width], width at least 1, got ",
               query.sizes());
@@ -98,7 +109,7 @@ inline Sizes check_weights(const at::Tensor& query, at::TensorList keys, at::Ten
                            const std::optional<at::Tensor>& visible, const at::Tensor& lse) {
   const Sizes sizes = check_keys(query, keys, columns);
   check_visible(visible, query, sizes.rows);
-  const auto dtype = query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto dtype = accumulator(query);
   TORCH_CHECK(lse.device() == query.device(), "lse: expected device ", query.device(), ", got ",
               lse.device());
   TORCH_CHECK(lse.scalar_type() == dtype, "lse: expected dtype ", dtype, ", got ",
@@ -111,10 +122,7 @@ inline Sizes check_weights(const at::Tensor& query, at::TensorList keys, at::Ten
 // Checks all arguments of `block_ngrams_`.
 inline void check_ngrams(const at::Tensor& lprobs, const at::Tensor& tokens, int64_t size,
                          int64_t length, const std::optional<at::Tensor>& forced) {
-  const auto dtype = lprobs.scalar_type();
-  TORCH_CHECK(
-      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
-      "lprobs: expected dtype Double, Float, Half or BFloat16, got ", dtype);
+  check_dtype(lprobs, "lprobs");
   TORCH_CHECK(lprobs.dim() == 2, "lprobs: expected [beams, vocabulary], got ", lprobs.sizes());
   TORCH_CHECK(tokens.device() == lprobs.device(), "tokens: expected device ", lprobs.device(),
               ", got ", tokens.device());
@@ -132,6 +140,38 @@ inline void check_ngrams(const at::Tensor& lprobs, const at::Tensor& tokens, int
               forced->scalar_type());
   TORCH_CHECK(forced->dim() == 1 && forced->size(0) == lprobs.size(0), "forced: expected [",
               lprobs.size(0), "], got ", forced->sizes());
+}
+
+// Checks logits, which `log_sum_exp` and `top_candidates` share.
+inline void check_logits(const at::Tensor& logits) {
+  check_dtype(logits, "logits");
+  TORCH_CHECK(logits.dim() == 2, "logits: expected [rows, vocabulary], got ", logits.sizes());
+  TORCH_CHECK(logits.stride(1) == 1 || logits.size(1) <= 1,
+              "logits: expected a contiguous last dimension (stride 1), got strides ",
+              logits.strides());
+}
+
+// Checks all arguments of `top_candidates`.
+inline void check_candidates(const at::Tensor& logits, const at::Tensor& lse,
+                             const at::Tensor& scores, int64_t beam, int64_t k) {
+  check_logits(logits);
+  const auto check_row_numbers = [&](const at::Tensor& numbers, const char* name) {
+    TORCH_CHECK(numbers.device() == logits.device(), name, ": expected device ", logits.device(),
+                ", got ", numbers.device());
+    TORCH_CHECK(numbers.scalar_type() == accumulator(logits), name, ": expected dtype ",
+                accumulator(logits), ", got ", numbers.scalar_type());
+    TORCH_CHECK(numbers.dim() == 1 && numbers.size(0) == logits.size(0), name, ": expected [",
+                logits.size(0), "], got ", numbers.sizes());
+  };
+  check_row_numbers(lse, "lse");
+  check_row_numbers(scores, "scores");
+  TORCH_CHECK(beam >= 1 && logits.size(0) % beam == 0, "beam: expected a divisor of ",
+              logits.size(0), ", the rows of logits, got ", beam);
+  const int64_t candidates = beam * logits.size(1);
+  TORCH_CHECK(candidates <= std::numeric_limits<int32_t>::max(),
+              "logits: expected fewer than 2^31 candidates of a sentence, got ", candidates);
+  TORCH_CHECK(k >= 1 && k <= std::min(candidates, kMaxCandidates), "k: expected 1 to ",
+              std::min(candidates, kMaxCandidates), ", got ", k);
 }
 
 }  // namespace el_attention

@@ -54,10 +54,26 @@ TORCH_LIBRARY(el_attention, m) {
   m.def(
       "block_ngrams_(Tensor(a!) lprobs, Tensor tokens, int size, int length, Tensor? forced) "
       "-> ()");
+
+  // logits [N, vocabulary] float64, float32, float16 or bfloat16, last dimension contiguous
+  // -> [N] in float32 (float64 for float64): the natural logarithm of the sum of exp(logit) of each
+  //    row; NaN where one of them is NaN, -inf where all of them are -inf.
+  m.def("log_sum_exp(Tensor logits) -> Tensor");
+
+  // The best k of the candidates of each sentence, without log-probabilities in memory.  Sentence g
+  // has rows [g * beam, (g + 1) * beam) of logits [N, vocabulary]; candidate b * vocabulary + word
+  // is worth (logits[g * beam + b, word] - lse[g * beam + b]) + scores[g * beam + b], or -inf where
+  // that is NaN.  lse and scores are [N] in the dtype of log_sum_exp.
+  // -> values [N / beam, k] in descending order, in the dtype of lse, and index int64 [N / beam,
+  // k];
+  //    of equal candidates those of lower index come first.
+  m.def(
+      "top_candidates(Tensor logits, Tensor lse, Tensor scores, int beam, int k) "
+      "-> (Tensor values, Tensor index)");
 }
 
 TORCH_LIBRARY_IMPL(el_attention, Autograd, m) {
-  for (const char* name : {"attend", "weights", "block_ngrams_"}) {
+  for (const char* name : {"attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_gradients>());
   }
 }

@@ -8,6 +8,9 @@ namespace el_attention {
 // The tree grows its segments geometrically, so that a generation stays far below this.
 constexpr int64_t kMaxPieces = 16;
 
+// Candidates that `top_candidates` returns at most: twice the largest beam, and more.
+constexpr int64_t kMaxCandidates = 512;
+
 // Sizes of one call, as csrc/ops.cpp names them.
 struct Sizes {
   int64_t groups;       // G, sentences

@@ -95,8 +95,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
                                           const std::optional<at::Tensor>& visible) {
   const Sizes sizes = check_attend(query, keys, values, columns, visible);
   check_columns_in_range(columns, keys);
-  const auto options =
-      query.options().dtype(query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const auto options = query.options().dtype(accumulator(query));
   at::Tensor context =
       at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.value_width}, query.options());
   at::Tensor lse = at::full({sizes.groups, sizes.beam, sizes.heads},

@@ -29,6 +29,16 @@ struct Params {
   int64_t visible_group, visible_beam;  // its strides; visible_beam is 0 for [G, 1, U]
 };
 
+struct CandidateParams {
+  const void* logits;  // [G * beam, vocabulary] of the dtype
+  int64_t logits_row;  // stride
+  int64_t vocabulary;
+  int64_t beam;
+  const void* lse;     // [G * beam], contiguous, of the accumulation dtype
+  const void* scores;  // as lse
+  int64_t k;
+};
+
 // How a call is cut into tasks. It follows from the sizes alone, so that the number of threads
 // cannot change a bit of the result. All sizes count elements of the accumulation dtype.
 struct Layout {
@@ -56,6 +66,16 @@ struct Kernels {
   // weights [G, B, H, U] of one range; those of rows that nobody sees are left as they are.
   void (*weights)(const Params&, const Layout&, int64_t group, int64_t range, const void* packed,
                   const void* lse, void* weights, void* scratch);
+  // ln(sum(exp(logit))) of `count` logits, of the accumulation dtype.
+  void (*log_sum_exp)(const void* logits, int64_t count, void* lse);
+  // The best of the candidates [begin, end) of a sentence in order: min(k, end - begin) values of
+  // the accumulation dtype, and indices.
+  void (*top)(const CandidateParams&, int64_t group, int64_t begin, int64_t end, void* values,
+              int64_t* index);
+  // The k best out of lists that `top` wrote for one range after the other, [lists, k] of which
+  // `count` are there.
+  void (*merge)(const void* values, const int64_t* index, int64_t count, int64_t k,
+                void* best_values, int64_t* best_index);
 };
 
 // Compiled from the same source, kernels/attend.cpp, with different flags; the namespaces are

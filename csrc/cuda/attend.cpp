@@ -51,8 +51,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
                                           const std::optional<at::Tensor>& visible) {
   const Sizes sizes = check_attend(query, keys, values, columns, visible);
   const c10::cuda::CUDAGuard guard(query.device());
-  const auto wide =
-      query.options().dtype(query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+  const auto wide = query.options().dtype(accumulator(query));
   at::Tensor context =
       at::empty({sizes.groups, sizes.beam, sizes.heads, sizes.value_width}, query.options());
   at::Tensor lse = at::empty({sizes.groups, sizes.beam, sizes.heads}, wide);

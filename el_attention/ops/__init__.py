@@ -1,7 +1,17 @@
 """The operators of EL-attention, independent of fairseq and of where states live."""
 
 from el_attention.ops.compiled import can_run
-from el_attention.ops.operators import attend, block_ngrams_
+from el_attention.ops.operators import attend, block_ngrams_, log_sum_exp, top_candidates
 from el_attention.ops.reference import Attended, Rows, contract, expand
 
-__all__ = ["Attended", "Rows", "attend", "block_ngrams_", "can_run", "contract", "expand"]
+__all__ = [
+    "Attended",
+    "Rows",
+    "attend",
+    "block_ngrams_",
+    "can_run",
+    "contract",
+    "expand",
+    "log_sum_exp",
+    "top_candidates",
+]

@@ -15,6 +15,7 @@ if extension.obstacle is None:
     from el_attention.ops import fakes  # noqa: F401
 
 MAX_PIECES = 16  # kMaxPieces in csrc/sizes.h
+MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

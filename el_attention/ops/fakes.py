@@ -36,3 +36,16 @@ def _block_ngrams_(
     lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
 ) -> None:
     return None
+
+
+@torch.library.register_fake("el_attention::log_sum_exp")
+def _log_sum_exp(logits: Tensor) -> Tensor:
+    return logits.new_empty(logits.size(0), dtype=softmax_dtype(logits.dtype))
+
+
+@torch.library.register_fake("el_attention::top_candidates")
+def _top_candidates(
+    logits: Tensor, lse: Tensor, scores: Tensor, beam: int, k: int
+) -> tuple[Tensor, Tensor]:
+    values = lse.new_empty(logits.size(0) // beam, k)
+    return values, torch.empty_like(values, dtype=torch.int64)

@@ -47,3 +47,29 @@ def block_ngrams_(
         torch.ops.el_attention.block_ngrams_(lprobs, tokens, size, length, forced)
     else:
         reference.block_ngrams_(lprobs, tokens, size, length, forced)
+
+
+def log_sum_exp(logits: Tensor) -> Tensor:
+    """Returns what turns logits into log-probabilities; see `reference.log_sum_exp`.
+
+    Raises:
+        RuntimeError: if `logits` is not [N, vocabulary] with a contiguous last dimension (the
+            compiled operator).
+    """
+    if compiled.can_run(logits) is None:
+        return torch.ops.el_attention.log_sum_exp(logits)
+    return reference.log_sum_exp(logits)
+
+
+def top_candidates(
+    logits: Tensor, lse: Tensor, scores: Tensor, beam: int, k: int
+) -> tuple[Tensor, Tensor]:
+    """Finds the best continuations of every sentence's beams; see `reference.top_candidates`.
+
+    Raises:
+        ValueError: if the arguments do not fit together (the reference).
+        RuntimeError: if they do not (the compiled operator).
+    """
+    if compiled.can_run(logits) is None and k <= compiled.MAX_CANDIDATES:
+        return torch.ops.el_attention.top_candidates(logits, lse, scores, beam, k)
+    return reference.top_candidates(logits, lse, scores, beam, k)

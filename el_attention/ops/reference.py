@@ -194,6 +194,56 @@ def block_ngrams_(
     lprobs[rows, ngrams[rows, starts, -1]] = -math.inf
 
 
+def log_sum_exp(logits: Tensor) -> Tensor:
+    """Returns the logarithm of the sum of exp(logit): log-probabilities are logits minus it.
+
+    Args:
+        logits: [N, vocabulary], last dimension contiguous.
+
+    Returns:
+        [N], float32, or float64 for float64; -inf for a row of -inf, NaN for a row with NaN.
+    """
+    return logits.to(softmax_dtype(logits.dtype)).logsumexp(-1)
+
+
+def top_candidates(
+    logits: Tensor, lse: Tensor, scores: Tensor, beam: int, k: int
+) -> tuple[Tensor, Tensor]:
+    """Finds the k best one-token continuations of the beams of each sentence.
+
+    Word v after beam b is candidate b * vocabulary + v of its sentence, and is worth
+    (logits[b, v] - lse[b]) + scores[b]; where that is NaN, -inf.
+
+    Args:
+        logits: [G * beam, vocabulary], last dimension contiguous; -inf in words that are not to be
+            chosen, written there after `lse` was computed.
+        lse: [G * beam], from `log_sum_exp`.
+        scores: [G * beam], what the beams are worth, in the dtype of `lse`.
+        beam: rows of logits of each sentence.
+        k: 1 to beam * vocabulary.
+
+    Returns:
+        Values [G, k] in descending order, in the dtype of `lse`, and int64 [G, k], which candidate
+        each of them is.  Of equal candidates the lower comes first.
+
+    Raises:
+        ValueError: if `logits` cannot be divided into sentences, or has fewer than k candidates.
+    """
+    if beam < 1 or logits.size(0) % beam:
+        raise ValueError(f"beam: expected a divisor of {logits.size(0)} rows, got {beam}")
+    if not 1 <= k <= beam * logits.size(1):
+        raise ValueError(f"k: expected 1 to {beam * logits.size(1)}, got {k}")
+    values = (logits.to(lse.dtype) - lse.unsqueeze(1)) + scores.unsqueeze(1)
+    values = values.masked_fill_(values.isnan(), -math.inf).view(-1, beam * logits.size(1))
+    # torch.topk chooses any of equal candidates: of those that equal the last, take the first.
+    last = values.topk(k).values[:, -1:]
+    above, equal = values > last, values == last
+    chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    index = chosen.nonzero()[:, 1].view(-1, k)
+    best, order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return best, index.gather(1, order)
+
+
 class Run(NamedTuple):
     """`size` sentences in a row, from `sentence` on, whose columns start at `column`."""
 

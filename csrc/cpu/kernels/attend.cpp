@@ -1,6 +1,7 @@
 // The kernels of one instruction set. The build compiles this file once for each of those in
 // kernels.h, with CPU_CAPABILITY defined as ATen has it.
 
+#include "candidates.h"
 #include "few_queries.h"
 #include "many_queries.h"
 
@@ -125,7 +126,8 @@ void weights(const Params& params, const Layout& layout, int64_t group, int64_t 
 
 template <typename T>
 constexpr Kernels table() {
-  return {layout<T>, pack_query<T>, attend<T>, combine<T>, weights<T>};
+  return {layout<T>,  pack_query<T>,  attend<T>,         combine<T>,
+          weights<T>, log_sum_exp<T>, top_candidates<T>, merge_candidates<T>};
 }
 
 constexpr Kernels kDouble = table<double>(), kFloat = table<float>(), kHalf = table<at::Half>(),
