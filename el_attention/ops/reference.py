@@ -233,15 +233,16 @@ def top_candidates(
         raise ValueError(f"beam: expected a divisor of {logits.size(0)} rows, got {beam}")
     if not 1 <= k <= beam * logits.size(1):
         raise ValueError(f"k: expected 1 to {beam * logits.size(1)}, got {k}")
-    values = (logits.to(lse.dtype) - lse.unsqueeze(1)) + scores.unsqueeze(1)
-    values = values.masked_fill_(values.isnan(), -math.inf).view(-1, beam * logits.size(1))
-    # torch.topk chooses any of equal candidates: of those that equal the last, take the first.
-    last = values.topk(k).values[:, -1:]
-    above, equal = values > last, values == last
-    chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
-    index = chosen.nonzero()[:, 1].view(-1, k)
-    best, order = values.gather(1, index).sort(dim=1, descending=True, stable=True)
-    return best, index.gather(1, order)
+    values = logits.to(lse.dtype) - lse.unsqueeze(1)
+    values = (values + scores.unsqueeze(1)).view(-1, beam * logits.size(1))
+    values = values.nan_to_num(-math.inf, math.inf, -math.inf)
+    best, index = values.topk(min(k + 1, values.size(1)))
+    # torch.topk takes any of equal candidates: that matters if the first one left out is one.
+    if values.size(1) > k and bool((best[:, k] == best[:, k - 1]).any()):
+        best, index = values.sort(descending=True, stable=True)
+    index, order = index[:, :k].sort()
+    best, rank = best.gather(1, order).sort(descending=True, stable=True)
+    return best, index.gather(1, rank)
 
 
 class Run(NamedTuple):
