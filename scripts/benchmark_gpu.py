@@ -191,11 +191,18 @@ def other_systems(options: argparse.Namespace, dtype: torch.dtype, batch: int) -
         ops.block_ngrams_(lprobs, tokens, 3, 200, None)
         return lprobs
 
+    sums = ops.log_sum_exp(lprobs)
+
+    def candidates() -> Tensor:
+        return ops.top_candidates(lprobs, sums, sums, beam, 2 * beam)[0]
+
     weights = partial(ops.weights, query, [states], [columns], None, lse)
     weights_bytes = states.nbytes + query.nbytes + batch * beam * heads * rows * lse.itemsize
     return {
         "weights": System([weights], weights_bytes, 2 * batch * beam * heads * rows * width),
         "block_ngrams_": System([ngrams], tokens.nbytes, 0),
+        "log_sum_exp": System([partial(ops.log_sum_exp, lprobs)], lprobs.nbytes, 0),
+        "top_candidates": System([candidates], lprobs.nbytes, 0),
     }
 
 

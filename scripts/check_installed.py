@@ -18,7 +18,7 @@ import el_attention
 from el_attention import doctor
 from el_attention.ops import extension
 
-OPERATORS = ("attend", "weights", "block_ngrams_")
+OPERATORS = ("attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates")
 ops = torch.ops.el_attention
 
 
@@ -38,6 +38,13 @@ def run_on_cpu() -> None:
     lprobs = torch.zeros(1, 5)
     ops.block_ngrams_(lprobs, torch.tensor([[0, 1, 2, 1]]), 2, 4, None)
     assert lprobs.isinf().tolist() == [[False, False, True, False, False]], lprobs
+    logits = torch.randn(4, 50)
+    lse = ops.log_sum_exp(logits)
+    torch.testing.assert_close(logits - lse[:, None], logits.log_softmax(-1))
+    values, index = ops.top_candidates(logits, lse, torch.zeros(4), 2, 3)
+    expected = logits.log_softmax(-1).view(2, 100).topk(3)
+    torch.testing.assert_close(values, expected.values)
+    assert torch.equal(index, expected.indices), index
 
 
 def trace_on_cuda() -> None:
@@ -49,12 +56,16 @@ def trace_on_cuda() -> None:
         context, lse = ops.attend(query, [rows], [rows], [columns], None)
         weights = ops.weights(query, [rows], [columns], None, lse)
         tokens = torch.empty(6, 20, dtype=torch.int64, device="cuda")
-        ops.block_ngrams_(torch.empty(6, 9, device="cuda"), tokens, 2, 20, None)
-    for result in (context, lse, weights):
+        logits = torch.empty(6, 9, device="cuda")
+        ops.block_ngrams_(logits, tokens, 2, 20, None)
+        sums = ops.log_sum_exp(logits)
+        values, index = ops.top_candidates(logits, sums, sums, 3, 4)
+    for result in (context, lse, weights, sums, values, index):
         assert result.device.type == "cuda", result.device
     assert (context.shape, context.dtype) == (query.shape, torch.float16)
     assert (lse.shape, lse.dtype) == (query.shape[:3], torch.float32)
     assert (weights.shape, weights.dtype) == ((2, 3, 4, 7), torch.float32)
+    assert (values.shape, index.shape, index.dtype) == ((2, 4), (2, 4), torch.int64)
 
 
 def main() -> None:

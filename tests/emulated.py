@@ -27,16 +27,22 @@ class Emulation:
     sanitizer: Sanitizer | None = None
 
     def run(
-        self, arrays: dict[str, Tensor], outputs: dict[str, Any], **parameters: object
+        self,
+        operator: str,
+        arrays: dict[str, Tensor],
+        outputs: dict[str, Any],
+        **parameters: object,
     ) -> Result:
-        """Builds the driver, unless that is done, and runs it."""
+        """Builds the operator's driver, unless that is done, and runs it."""
         defines = ["EL_EMULATED_ARCH=75"] if self.machine == "t4" else []
-        program = build("attend", self.sanitizer, defines)
+        driver = "candidates" if operator in ("log_sum_exp", "top_candidates") else "attend"
+        program = build(driver, self.sanitizer, defines)
         return run(
             program,
             arrays,
             outputs,
             timeout=300,
+            operator=operator,
             machine=self.machine,
             schedule=self.schedule,
             **parameters,
@@ -51,16 +57,14 @@ class Emulation:
             "lse": (accumulator(call.query.dtype), shape[:3]),
             "plan": (torch.int32, (8,)),
         }
-        return self.run(
-            arrays, outputs, operator="attend", kernel=kernel, splits=splits, **parameters
-        )
+        return self.run("attend", arrays, outputs, kernel=kernel, splits=splits, **parameters)
 
     def weights(self, call: Call, lse: Tensor) -> Tensor:
         """Returns the weights [G, B, H, U]."""
         arrays, parameters = _arguments(call)
         shape = (*call.query.shape[:3], parameters["rows"])
         outputs = {"weights": (lse.dtype, shape)}
-        return self.run(arrays | {"lse": lse}, outputs, operator="weights", **parameters)["weights"]
+        return self.run("weights", arrays | {"lse": lse}, outputs, **parameters)["weights"]
 
     def block_ngrams(
         self, lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
@@ -70,9 +74,9 @@ class Emulation:
         if forced is not None:
             arrays["forced"] = forced
         return self.run(
+            "block_ngrams",
             arrays,
             {"lprobs": (lprobs.dtype, lprobs.shape)},
-            operator="block_ngrams",
             dtype=_name(lprobs.dtype),
             sequences=lprobs.size(0),
             vocabulary=lprobs.size(1),
@@ -81,6 +85,27 @@ class Emulation:
             size=size,
             length=length,
         )["lprobs"]
+
+    def log_sum_exp(self, logits: Tensor) -> Tensor:
+        """Returns lse [N]."""
+        arrays, parameters = _logits(logits)
+        outputs = {"lse": (accumulator(logits.dtype), logits.shape[:1])}
+        return self.run("log_sum_exp", arrays, outputs, **parameters)["lse"]
+
+    def top_candidates(
+        self, logits: Tensor, lse: Tensor, scores: Tensor, beam: int, k: int
+    ) -> Result:
+        """Returns `values` and `index`, and the counters."""
+        arrays, parameters = _logits(logits)
+        shape = (logits.size(0) // beam, k)
+        return self.run(
+            "top_candidates",
+            arrays | {"lse": lse, "scores": scores},
+            {"values": (lse.dtype, shape), "index": (torch.int64, shape)},
+            beam=beam,
+            k=k,
+            **parameters,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,19 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _logits(logits: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Arrays and parameters of tests/emulator/candidates.cpp. Strides and storage are kept."""
+    arrays = {"logits": torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage())}
+    parameters = {
+        "dtype": _name(logits.dtype),
+        "rows": logits.size(0),
+        "vocabulary": logits.size(1),
+        "logits_offset": logits.storage_offset(),
+        "logits_row": logits.stride(0),
+    }
+    return arrays, parameters
 
 
 def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -154,3 +154,21 @@ def assert_exact(call: Call) -> None:
     torch.testing.assert_close(
         found_context.cpu().double(), context, rtol=tolerance, atol=tolerance
     )
+
+
+def random_logits(rows: int, vocabulary: int, dtype: torch.dtype, ties: bool = False) -> Tensor:
+    """Logits whose rows lie apart, NaN between them; `ties` for few distinct numbers."""
+    random = torch.Generator().manual_seed(rows + vocabulary)
+    logits = torch.full((rows, vocabulary + 5), math.nan)
+    logits[:, 2:-3] = 3 * torch.randn(rows, vocabulary, generator=random)
+    if ties:
+        logits = logits.round()
+    return logits.to(dtype)[:, 2:-3]
+
+
+def exact_candidates(logits: Tensor, scores: Tensor, beam: int, k: int) -> tuple[Tensor, Tensor]:
+    """The best values [G, k] and those of all candidates, as fairseq has them, in float64."""
+    values = torch.log_softmax(logits.double(), -1) + scores.double()[:, None]
+    values[values != values] = -math.inf
+    values = values.view(-1, beam * logits.size(1))
+    return values.topk(k).values, values

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from el_attention.ops import compiled, extension, log_sum_exp, reference, top_candidates
+from oracle import DTYPES, exact_candidates, random_logits
 
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 needs_compiled = pytest.mark.skipif(
     extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
 )
@@ -30,29 +30,11 @@ SIZES = [
 ]
 
 
-def random_logits(rows: int, vocabulary: int, dtype: torch.dtype, ties: bool = False) -> Tensor:
-    """Logits whose rows lie apart, NaN between them; `ties` for few distinct numbers."""
-    random = torch.Generator().manual_seed(rows + vocabulary)
-    logits = torch.full((rows, vocabulary + 5), math.nan)
-    logits[:, 2:-3] = 3 * torch.randn(rows, vocabulary, generator=random)
-    if ties:
-        logits = logits.round()
-    return logits.to(dtype)[:, 2:-3]
-
-
 def sums(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The operator's lse, and scores of beams whose values lie close together."""
     lse = log_sum_exp(logits)
     random = torch.Generator().manual_seed(1)
     return lse, torch.randn(logits.size(0), generator=random).round(decimals=1).to(lse)
-
-
-def stock(logits: Tensor, scores: Tensor, beam: int, k: int) -> tuple[Tensor, Tensor]:
-    """Values [G, k] and [G, candidates] as fairseq computes them, in float64."""
-    values = torch.log_softmax(logits.double(), -1) + scores.double()[:, None]
-    values[values != values] = -math.inf
-    values = values.view(-1, beam * logits.size(1))
-    return values.topk(k).values, values
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -64,7 +46,7 @@ def test_candidates_are_the_top_of_log_softmax(rows, vocabulary, beam, k, dtype,
     eps = torch.finfo(lse.dtype).eps
     right = logits.double().logsumexp(-1)
     torch.testing.assert_close(lse.double(), right, rtol=4 * eps, atol=4 * eps)
-    expected, candidates = stock(logits, scores, beam, k)
+    expected, candidates = exact_candidates(logits, scores, beam, k)
     values, index = top_candidates(logits, lse, scores, beam, k)
     tolerance = 8 * eps * float(candidates.abs().max())
     torch.testing.assert_close(values.double(), expected, rtol=0, atol=tolerance)
@@ -176,7 +158,7 @@ def test_more_candidates_than_the_compiled_operator_returns_come_from_the_refere
     lse, scores = sums(logits)
     k = compiled.MAX_CANDIDATES + 1
     values, index = top_candidates(logits, lse, scores, 2, k)
-    expected, _ = stock(logits, scores, 2, k)
+    expected, _ = exact_candidates(logits, scores, 2, k)
     torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5)
     assert index.shape == (1, k)
 

@@ -13,7 +13,16 @@ from torch.utils import cpp_extension
 
 from el_attention.ops import reference
 from emulator_build import require
-from oracle import DTYPES, Call, Size, assert_exact, expanded, projected, random_call
+from oracle import (
+    DTYPES,
+    Call,
+    Size,
+    assert_exact,
+    expanded,
+    projected,
+    random_call,
+    random_logits,
+)
 
 HERE = Path(__file__).parent
 SIZES = [
@@ -32,7 +41,7 @@ def _library() -> torch.library.Library:
     folder = HERE.parent / "build" / "cuda_host"
     folder.mkdir(parents=True, exist_ok=True)
     library = torch.library.Library("el_attention_host", "DEF")
-    for name in ("attend", "weights", "block_ngrams_"):
+    for name in ("attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates"):
         schema = str(getattr(torch.ops.el_attention, name).default._schema)
         library.define(schema.removeprefix("el_attention::"))
     with pytest.MonkeyPatch.context() as patch:
@@ -116,6 +125,28 @@ def test_ngrams(dtype, size, strided) -> None:
         arguments = [spread(tokens), spread(forced)] if strided else [tokens, forced]
         torch.ops.el_attention.block_ngrams_(found, arguments[0], size, length, arguments[1])
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_candidates(dtype, ties) -> None:
+    logits = random_logits(6, 29, dtype, ties)
+    lse = torch.ops.el_attention.log_sum_exp(logits)
+    assert lse.dtype == reference.softmax_dtype(dtype)
+    torch.testing.assert_close(lse, reference.log_sum_exp(logits), rtol=1e-6, atol=1e-6)
+    scores = torch.randn(6).to(lse)
+    expected = reference.top_candidates(logits, lse, scores, 3, 5)
+    for arguments in ((lse, scores), (spread(lse), spread(scores))):
+        found = torch.ops.el_attention.top_candidates(logits, *arguments, 3, 5)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_candidates_of_nothing() -> None:
+    assert torch.ops.el_attention.log_sum_exp(torch.empty(0, 7)).shape == (0,)
+    assert torch.ops.el_attention.log_sum_exp(torch.empty(2, 0)).eq(-torch.inf).all()
+    none = torch.empty(0)
+    values, index = torch.ops.el_attention.top_candidates(torch.empty(0, 7), none, none, 3, 5)
+    assert values.shape == index.shape == (0, 5) and index.dtype == torch.int64
 
 
 def test_wrong_arguments_are_refused_before_a_launch() -> None:

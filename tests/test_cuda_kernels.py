@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from el_attention.plugin.ngrams import NGramBlock
+from el_attention.ops import reference
 from emulated import Emulation, accumulator, plan_of
 from emulator_build import KernelError, Result, require
 from oracle import DTYPES, Call, Size, exact, expanded, projected, random_call
@@ -462,14 +462,12 @@ def test_block_ngrams_equals_the_reference(size, dtype) -> None:
     generator = torch.Generator().manual_seed(size)
     tokens = torch.randint(4, 7, (6, 150), generator=generator)
     lprobs = torch.rand(6, 40, generator=generator).to(dtype)
-    forced = torch.tensor([False, True, False, False, True, False])
-    for step in (0, 1, 4, 30, 149):
-        block = NGramBlock(size)
-        block.forced = forced if step % 2 else None
-        expected = block(tokens, lprobs.clone(), 6, 1, step)
-        given = forced if step % 2 else None
-        found = A100.block_ngrams(lprobs, tokens, size, step + 1, given)
-        assert torch.equal(found, expected)
+    mask = torch.tensor([False, True, False, False, True, False])
+    for length in (1, 2, 5, 31, 150):
+        forced = mask if length % 2 == 0 else None
+        expected = lprobs.clone()
+        reference.block_ngrams_(expected, tokens, size, length, forced)
+        assert torch.equal(A100.block_ngrams(lprobs, tokens, size, length, forced), expected)
 
 
 def test_a_token_outside_the_vocabulary_is_an_error() -> None:

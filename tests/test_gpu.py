@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from el_attention.ops import extension, reference
-from oracle import DTYPES, Size, assert_exact, expanded, projected, random_call
+from oracle import DTYPES, Size, assert_exact, expanded, projected, random_call, random_logits
 from tiny import FAMILIES, PLANS, assert_same, batch, build, dictionary, generate_both
 
 DEVICE = "cuda"
@@ -99,19 +99,43 @@ def test_block_ngrams_equals_the_reference(size, dtype) -> None:
         assert torch.equal(found.cpu(), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("rows", "vocabulary", "beam", "k"),
+    [(1, 5, 1, 5), (4, 50265, 4, 8), (512, 50265, 4, 8), (64, 3001, 64, 128), (6, 9000, 3, 512)],
+)
+def test_candidates_have_the_bits_of_the_reference(rows, vocabulary, beam, k, dtype) -> None:
+    for ties in (False, True):
+        logits = random_logits(rows, vocabulary, dtype, ties)
+        moved = logits.to(DEVICE)
+        lse = torch.ops.el_attention.log_sum_exp(moved)
+        accuracy = 1e-12 if dtype == torch.float64 else 2e-6
+        exact = logits.double().logsumexp(-1)
+        torch.testing.assert_close(lse.cpu().double(), exact, rtol=accuracy, atol=accuracy)
+        scores = torch.randn(rows).to(lse)
+        expected = reference.top_candidates(logits, lse.cpu(), scores.cpu(), beam, k)
+        found = torch.ops.el_attention.top_candidates(moved, lse, scores, beam, k)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+
+
 def arguments() -> dict[str, tuple[Any, ...]]:
     """A call of every operator."""
     call = random_call(expanded(2, 3, 4, 64, 20, 3), torch.float16, DEVICE)
     shared = (call.columns, call.visible)
     tokens = torch.randint(4, 7, (6, 20), device=DEVICE)
+    logits = torch.rand(6, 90, device=DEVICE)
     return {
+        "log_sum_exp": (logits,),
+        "top_candidates": (logits, logits[:, 0], logits[:, 1], 3, 4),
         "attend": (call.query, call.keys, call.values, *shared),
         "weights": (call.query, call.keys, *shared, call.attend()[1]),
         "block_ngrams_": (torch.rand(6, 9, device=DEVICE), tokens, 2, 20, None),
     }
 
 
-@pytest.mark.parametrize("name", ["attend", "weights", "block_ngrams_"])
+@pytest.mark.parametrize(
+    "name", ["attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates"]
+)
 def test_operators_pass_opcheck(name) -> None:
     torch.library.opcheck(getattr(torch.ops.el_attention, name).default, arguments()[name])
 

@@ -11,6 +11,7 @@ from emulator_build import require
 from mutation import Mutation, is_caught, plant
 
 KERNELS = "tests/test_cuda_kernels.py"
+CANDIDATES = "tests/test_cuda_candidates.py"
 
 MUTATIONS = [
     Mutation(
@@ -237,6 +238,102 @@ MUTATIONS = [
         new="score[i] * A(kLog2E) - lse",
         driver="attend",
         tests=(KERNELS, "-k", "test_weights_equal"),
+    ),
+    Mutation(
+        what="without rows no block is launched",
+        file="cuda/launch.cu",
+        old="plan.splits = std::max(divide_up(rows, std::max(plan.split_rows, 1)), 1);",
+        new="plan.splits = divide_up(rows, std::max(plan.split_rows, 1));",
+        driver="attend",
+        tests=(KERNELS, "-k", "test_no_rows_give_zero"),
+    ),
+    Mutation(
+        what="a query that sees nothing is divided by zero",
+        file="cuda/softmax.cuh",
+        old="return total == 0 ? A(0) : 1 / total;",
+        new="return 1 / total;",
+        driver="attend",
+        tests=(KERNELS, "-k", "test_any_number_of_splits_equals_float64"),
+    ),
+    Mutation(
+        what="what the warps found is united before it is there",
+        file="cuda/candidates.cuh",
+        old="store_shared(warps + warp_id(), value);\n  sync_threads();\n",
+        new="store_shared(warps + warp_id(), value);\n",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_sums_equal_float64"),
+    ),
+    Mutation(
+        what="the sums of the warps are written over maxima that are still read",
+        file="cuda/candidates.cuh",
+        old="  sync_threads();\n  return value;\n",
+        new="  return value;\n",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_sanitizers_find_nothing and thread and ascending"),
+    ),
+    Mutation(
+        what="differences between infinities are formed",
+        file="cuda/candidates.cuh",
+        old="isfinite(greatest) ? greatest * A(kLog2E) : A(0)",
+        new="greatest * A(kLog2E)",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_sums_of_rows"),
+    ),
+    Mutation(
+        what="of equal candidates the higher comes first",
+        file="cuda/candidates.cuh",
+        old="value == other.value && index < other.index",
+        new="value == other.value && index > other.index",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_candidates_have_the_bits"),
+    ),
+    Mutation(
+        what="a candidate may be NaN",
+        file="cuda/candidates.cuh",
+        old="value == value ? value : minus_infinity<A>()",
+        new="value",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_nan_and_banned_words"),
+    ),
+    Mutation(
+        what="candidates are added past the end of the pool",
+        file="cuda/candidates.cuh",
+        old="count_ + added > k_ + kSearchThreads",
+        new="count_ + added > k_ + 2 * kSearchThreads",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_words_in_order"),
+    ),
+    Mutation(
+        what="the warps count into numbers that others still read",
+        file="cuda/candidates.cuh",
+        old="    count_ += added;\n    sync_threads();\n",
+        new="    count_ += added;\n",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_sanitizers_find_nothing and thread and ascending"),
+    ),
+    Mutation(
+        what="candidates move to their ranks while others are still compared",
+        file="cuda/candidates.cuh",
+        old="rank[i] += other.before(mine[i]);\n    }\n    sync_threads();\n",
+        new="rank[i] += other.before(mine[i]);\n    }\n",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_candidates_have_the_bits"),
+    ),
+    Mutation(
+        what="a range counts its words from the start of its row",
+        file="cuda/candidates.cuh",
+        old="static_cast<int>(params.beam) * vocabulary + first;",
+        new="static_cast<int>(params.beam) * vocabulary;",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_candidates_have_the_bits"),
+    ),
+    Mutation(
+        what="the last word of a range is left out",
+        file="cuda/candidates.cuh",
+        old="found[i] = at < count ? candidate(at)",
+        new="found[i] = at < count - 1 ? candidate(at)",
+        driver="candidates",
+        tests=(CANDIDATES, "-k", "test_candidates_have_the_bits"),
     ),
 ]
 

@@ -18,4 +18,7 @@ struct Device {
                                      // is the system's
 };
 
+// The current one.
+Device current_device();
+
 }  // namespace el_attention::cuda

@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <limits>
 #include <stdexcept>
 
 #include "combine.cuh"
+#include "dispatch.h"
 #include "expanded_query.cuh"
 #include "launch.h"
 #include "ngrams.cuh"
@@ -18,32 +18,7 @@ constexpr int kMaxSplits = 64;           // beyond, combining costs more than it
 constexpr int kMaxSeenBytes = 4 * 1024;  // shared memory for the bits of the rows that are seen
 constexpr int kRegisters = 64 * 1024;    // of a multiprocessor
 constexpr size_t kSystemShared = 1024;   // shared memory that each block costs besides its own
-constexpr int kMaxGridX = std::numeric_limits<int>::max();
 constexpr int kMaxGridY = 65535;
-
-int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
-int round_up(int64_t a, int64_t b) { return static_cast<int>(divide_up(a, b) * b); }
-
-size_t bytes_of(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
-
-// Calls `f` with a value of the type of `dtype`.
-template <typename F>
-auto with_type(Dtype dtype, F f) {
-  switch (dtype) {
-    case Dtype::kFloat64:
-      return f(double());
-    case Dtype::kFloat32:
-      return f(float());
-    case Dtype::kFloat16:
-      return f(Half());
-    case Dtype::kBFloat16:
-      return f(BFloat16());
-  }
-  throw std::invalid_argument("dtype: expected one of Dtype");
-}
 
 // Elements that the kernels without tensor cores load at once, where they are aligned.
 template <typename T>
@@ -313,20 +288,6 @@ void launch_simt(const LaunchOf& launch) {
 }
 
 }  // namespace
-
-Device current_device() {
-#ifdef __CUDACC__
-  return {10 * device_attribute(cudaDevAttrComputeCapabilityMajor) +
-              device_attribute(cudaDevAttrComputeCapabilityMinor),
-          device_attribute(cudaDevAttrMultiProcessorCount),
-          size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
-          size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor))};
-#else
-  const emulator::Machine& machine = emulator::machine();
-  return {machine.arch, machine.multiprocessors, machine.shared_per_block,
-          machine.shared_per_multiprocessor};
-#endif
-}
 
 std::string reason_against(Kernel kernel, const AttendParams& params, Dtype dtype,
                            const Device& device) {

@@ -9,9 +9,6 @@
 
 namespace el_attention::cuda {
 
-// The current device.
-Device current_device();
-
 enum class Kernel { kExpandedQuery, kSimt };
 
 // The instances of `expanded_query`, by what a warp does: 16 queries, 32 queries, or 16 queries and
@@ -55,5 +52,16 @@ void launch_attend(const AttendPlan& plan, const AttendParams& params, Dtype dty
 void launch_weights(const WeightsParams& params, Dtype dtype, const Device& device, Stream stream);
 
 void launch_block_ngrams(const NGramParams& params, Dtype dtype, Stream stream);
+
+// Bytes of global memory that the two launches below are lent, 16-byte aligned, until the stream is
+// past them. They throw std::invalid_argument where there are too many rows or words.
+size_t log_sum_exp_scratch(const LogSumExpParams& params, Dtype dtype);
+size_t candidates_scratch(const CandidateParams& params, Dtype dtype, const Device& device);
+
+void launch_log_sum_exp(const LogSumExpParams& params, Dtype dtype, void* scratch, Stream stream);
+
+//   best: one list for each sentence.
+void launch_candidates(const CandidateParams& params, Dtype dtype, const Device& device,
+                       const Lists& best, void* scratch, Stream stream);
 
 }  // namespace el_attention::cuda

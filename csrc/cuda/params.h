@@ -80,4 +80,29 @@ struct NGramParams {
   int64_t length;         // of each sequence, its first token included
 };
 
+struct LogSumExpParams {
+  const void* logits;  // [rows, vocabulary] of a Dtype, contiguous last dimension
+  int64_t logits_row;  // stride
+  int64_t vocabulary;
+  int64_t rows;
+  void* lse;  // [rows], contiguous, float; double where the dtype is double
+};
+
+struct CandidateParams {
+  const void* logits;  // [sentences * beam, vocabulary] of a Dtype, contiguous last dimension
+  int64_t logits_row;  // stride
+  int64_t vocabulary;
+  const void* lse;     // [sentences * beam], contiguous, float; double where the dtype is double
+  const void* scores;  // as lse
+  int64_t sentences;
+  int64_t beam;
+  int64_t k;  // 1 to kMaxCandidates
+};
+
+// Lists of candidates, best first. A = float, or double where the dtype is double.
+struct Lists {
+  void* values;    // A [lists, k]; -inf where a list is shorter
+  int64_t* index;  // int64 [lists, k], of the candidates of a sentence
+};
+
 }  // namespace el_attention::cuda

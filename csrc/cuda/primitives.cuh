@@ -212,6 +212,15 @@ EL_DEVICE bool warp_any(bool predicate, Site site = Site::here()) {
   return warp_ballot(predicate, site) != 0;
 }
 
+// The number of bits that are set.
+EL_DEVICE int count_bits(uint32_t bits) {
+#ifdef __CUDACC__
+  return __popc(bits);
+#else
+  return __builtin_popcount(bits);
+#endif
+}
+
 // The greatest value, in all lanes of each group of `Width` neighbouring lanes. NaN is dropped.
 template <int Width = kWarpSize, typename T>
 EL_DEVICE T warp_max(T value, Site site = Site::here()) {

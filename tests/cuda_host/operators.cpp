@@ -4,7 +4,9 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -14,6 +16,7 @@
 #define el_attention el_attention_host
 
 #include "../../csrc/cuda/attend.cpp"
+#include "../../csrc/cuda/candidates.cpp"
 #include "../../csrc/cuda/ngrams.cpp"
 
 namespace el_attention::cuda {
@@ -180,6 +183,50 @@ void launch_block_ngrams(const NGramParams& params, Dtype dtype, Stream stream) 
       const int64_t token = first[params.size - 1];
       TORCH_CHECK(token >= 0 && token < params.vocabulary, "token");
       lprobs.set(n * params.lprobs_row + token, -std::numeric_limits<double>::infinity());
+    }
+  }
+}
+
+size_t log_sum_exp_scratch(const LogSumExpParams&, Dtype) { return kScratch; }
+
+size_t candidates_scratch(const CandidateParams&, Dtype, const Device&) { return kScratch; }
+
+void launch_log_sum_exp(const LogSumExpParams& params, Dtype dtype, void* scratch, Stream stream) {
+  check_launch(stream, params.rows * params.vocabulary);
+  std::fill_n(static_cast<char*>(scratch), kScratch, char(-1));
+  const Array logits(params.logits, dtype), lse(params.lse, wide(dtype));
+  for (int64_t row = 0; row < params.rows; ++row) {
+    double sum = 0;
+    for (int64_t word = 0; word < params.vocabulary; ++word) {
+      sum += std::exp(logits[row * params.logits_row + word]);
+    }
+    lse.set(row, std::log(sum));
+  }
+}
+
+void launch_candidates(const CandidateParams& params, Dtype dtype, const Device&, const Lists& best,
+                       void* scratch, Stream stream) {
+  check_launch(stream, params.sentences);
+  std::fill_n(static_cast<char*>(scratch), kScratch, char(-1));
+  const Array logits(params.logits, dtype), lse(params.lse, wide(dtype));
+  const Array scores(params.scores, wide(dtype)), values(best.values, wide(dtype));
+  for (int64_t sentence = 0; sentence < params.sentences; ++sentence) {
+    std::vector<double> all;
+    for (int64_t row = sentence * params.beam; row < (sentence + 1) * params.beam; ++row) {
+      for (int64_t word = 0; word < params.vocabulary; ++word) {
+        double value = logits[row * params.logits_row + word] - lse[row];
+        if (dtype != Dtype::kFloat64) value = static_cast<float>(value);
+        value += scores[row];
+        all.push_back(dtype == Dtype::kFloat64 ? value : static_cast<float>(value));
+      }
+    }
+    std::vector<int64_t> order(all.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return all[a] > all[b]; });
+    for (int64_t i = 0; i < params.k; ++i) {
+      values.set(sentence * params.k + i, all[order[i]]);
+      best.index[sentence * params.k + i] = order[i];
     }
   }
 }

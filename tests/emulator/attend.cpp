@@ -2,6 +2,7 @@
 //
 // operator=attend | weights | block_ngrams. For attend: kernel=expanded_query | simt | best, and
 // splits, 0 for the launcher's choice; the plan goes to the output `plan`.
+#include "../../csrc/cuda/device.cu"
 #include "../../csrc/cuda/launch.cu"
 #include "driver.h"
 
@@ -11,15 +12,6 @@ using namespace el_attention::cuda;
 namespace {
 
 using Driver = testing::Driver;
-
-Dtype dtype_of(const Driver& driver) {
-  const std::string name = driver.text("dtype");
-  if (name == "float64") return Dtype::kFloat64;
-  if (name == "float32") return Dtype::kFloat32;
-  if (name == "float16") return Dtype::kFloat16;
-  if (name == "bfloat16") return Dtype::kBFloat16;
-  throw std::invalid_argument("dtype: " + name);
-}
 
 Sizes sizes_of(const Driver& driver) {
   return {driver.integer("groups"),    driver.integer("beam"),  driver.integer("heads"),
@@ -61,7 +53,7 @@ Rows rows_of(Driver& driver, Dtype dtype, bool with_values) {
 }
 
 void attend(Driver& driver) {
-  const Dtype dtype = dtype_of(driver);
+  const Dtype dtype = driver.dtype();
   const Sizes sizes = sizes_of(driver);
   const size_t queries = sizes.groups * sizes.beam * sizes.heads;
   const size_t wide = dtype == Dtype::kFloat64 ? 8 : 4;
@@ -99,7 +91,7 @@ void attend(Driver& driver) {
 }
 
 void weights(Driver& driver) {
-  const Dtype dtype = dtype_of(driver);
+  const Dtype dtype = driver.dtype();
   WeightsParams params{};
   params.sizes = sizes_of(driver);
   params.rows = rows_of(driver, dtype, false);
@@ -123,7 +115,7 @@ void block_ngrams(Driver& driver) {
   params.sequences = driver.integer("sequences");
   params.size = driver.integer("size");
   params.length = driver.integer("length");
-  launch_block_ngrams(params, dtype_of(driver), nullptr);
+  launch_block_ngrams(params, driver.dtype(), nullptr);
 }
 
 }  // namespace

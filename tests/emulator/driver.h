@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/cuda/params.h"
 #include "../../csrc/cuda/primitives.cuh"
 #include "../../csrc/cuda/runtime.cuh"
 
@@ -48,6 +49,15 @@ class Driver {
   }
   long long integer(const std::string& name) const { return std::stoll(text(name)); }
   double number(const std::string& name) const { return std::stod(text(name)); }
+
+  cuda::Dtype dtype() const {
+    const std::string name = text("dtype");
+    if (name == "float64") return cuda::Dtype::kFloat64;
+    if (name == "float32") return cuda::Dtype::kFloat32;
+    if (name == "float16") return cuda::Dtype::kFloat16;
+    if (name == "bfloat16") return cuda::Dtype::kBFloat16;
+    throw std::invalid_argument("dtype: " + name);
+  }
 
   // Whether there is an array of this name.
   bool has(const std::string& name) const { return std::filesystem::exists(path(name)); }
