@@ -42,9 +42,9 @@ def run_on_cpu() -> None:
     lse = ops.log_sum_exp(logits)
     torch.testing.assert_close(logits - lse[:, None], logits.log_softmax(-1))
     values, index = ops.top_candidates(logits, lse, torch.zeros(4), 2, 3)
-    expected = logits.log_softmax(-1).view(2, 100).topk(3)
-    torch.testing.assert_close(values, expected.values)
-    assert torch.equal(index, expected.indices), index
+    best = logits.log_softmax(-1).view(2, 100).topk(3)
+    torch.testing.assert_close(values, best.values)
+    assert torch.equal(index, best.indices), index
 
 
 def trace_on_cuda() -> None:
