@@ -266,15 +266,16 @@ def test_score_command(tmp_path, monkeypatch, capsys):
 
 
 def printed(hypotheses, speed="1,234.50"):
-    """What fairseq-generate prints, for {sentence: (score, tokens)}."""
+    """What fairseq-generate prints, for {sentence: (score, tokens[, scores of the tokens])}."""
     lines = []
-    for sentence, (value, tokens) in hypotheses.items():
+    for sentence, (value, tokens, *given) in hypotheses.items():
+        token_scores = given or [value] * (len(tokens.split(" ")) + 1)
         lines += [
             f"S-{sentence}\tsource",
             f"T-{sentence}\ttarget",
             f"H-{sentence}\t{value}\t{tokens}",
             f"D-{sentence}\t{value}\ttext with a line\nend",
-            f"P-{sentence}\t-0.5 -0.25",
+            f"P-{sentence}\t" + " ".join(f"{token_score:.4f}" for token_score in token_scores),
         ]
     count = len(hypotheses)
     lines.append(
@@ -295,16 +296,41 @@ def test_parse_output():
     output = generated.parse_output(printed(HYPOTHESES))
     assert list(output.hypotheses) == [0, 1, 2]
     assert output.samples_per_second == 1234.5
-    assert output.hypotheses[0] == generated.Hypothesis("▁Comp ute ▁H-1 .", -0.5)
+    assert output.hypotheses[0] == generated.Hypothesis("▁Comp ute ▁H-1 .", -0.5, (-0.5,) * 5)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
-    [("Translated", "", "did not finish"), ("H-1\t", "", "for 3 sentences, found 2")],
+    [
+        ("Translated", "", "did not finish"),
+        ("H-1\t", "", "for 3 sentences, found 2"),
+        ("P-1\t", "", "for 3 sentences, found 2"),
+    ],
 )
 def test_incomplete_output(old, new, message):
     with pytest.raises(ValueError, match=message):
         generated.parse_output(printed(HYPOTHESES).replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("other", "token_gap", "is_tie"),
+    [
+        ((-2.0, "a x d", -1.0, -3.0001, -9.0, -0.5), 0.0001, True),
+        ((-2.0, "a x d", -1.0, -3.2, -0.5, -0.5), 0.2, False),
+        ((-1.000001, "a x d", -1.0, -3.2, -0.5, -0.5), 0.2, True),
+        # The end of the sentence, or another token where the baseline ends.
+        ((-2.0, "a", -1.0, -2.5), 0.5, False),
+        ((-2.0, "a b c d", -1.0, -3.0, -0.5, -0.7501, -0.5), 0.0001, True),
+    ],
+    ids=str,
+)
+def test_a_difference_is_a_tie_where_the_hypotheses_part_or_in_the_end(other, token_gap, is_tie):
+    hypotheses = {0: (-1.0, "a b c", -1.0, -3.0, -0.5, -0.75)}
+    outputs = [generated.parse_output(printed(item)) for item in (hypotheses, {0: other})]
+    (found,) = generated.differences(*outputs)
+    assert found.token_gap == pytest.approx(token_gap)
+    assert found.gap == pytest.approx(abs(other[0] + 1) / abs(other[0]))
+    assert found.is_tie == is_tie
 
 
 def test_differences():
@@ -328,6 +354,15 @@ def test_prompts_are_no_part_of_the_text():
     assert report.texts_of(output, str, ["7", "17 8", "3"]) == ["8 9", "", ""]
     with pytest.raises(ValueError, match="hypothesis 1 does not begin"):
         report.texts_of(output, str, ["7", "1", "3"])
+    with pytest.raises(ValueError, match="hypothesis 2 does not begin"):
+        report.texts_of(output, str, ["7", "17", "3 8"])
+
+
+def test_unknown_words_of_a_prompt_are_recognized():
+    output = generated.parse_output(printed({0: (-1.0, "7 <unk> 9 <unk>")}))
+    assert report.texts_of(output, str, ["7 8 9"]) == ["<unk>"]
+    with pytest.raises(ValueError, match="hypothesis 0 does not begin"):
+        report.texts_of(output, str, ["7 8 8"])
 
 
 def test_texts_are_one_line_of_the_sentences_asked_for():
@@ -478,8 +513,8 @@ def run_sh(tmp_path):
 
     def run(*options, broken=()):
         fail = 'echo "simulated failure"; exit 3'
-        report_file = f"{tmp_path}/work/report/report.md"
-        stand_in("python", f'case $1 in *report.py) echo THE REPORT >"{report_file}" ;; esac')
+        # report.py's first argument is its folder.
+        stand_in("python", 'case $1 in *report.py) echo THE REPORT >"$2/report.md" ;; esac')
         stand_in("el-attention", f'echo "{tmp_path}"')
         for name in ("fairseq-preprocess", "fairseq-train"):
             stand_in(name, fail if name in broken else "true")
@@ -499,16 +534,15 @@ def test_run_sh_resumes_at_the_step_that_failed(run_sh, tmp_path):
     failed = run_sh(broken=["fairseq-train"])
     assert failed.returncode != 0
     assert "simulated failure" in failed.stderr
-    assert f"step train failed; see above, or all of it in {tmp_path}/work/train/log" in (
-        failed.stderr
-    )
-    (tmp_path / "work/train/checkpoint").touch()
+    train = tmp_path / "work/transformer/train"
+    assert f"step train failed; see above, or all of it in {train}/log" in failed.stderr
+    (train / "checkpoint").touch()
     resumed = run_sh()
     assert resumed.returncode == 0, resumed.stderr
     assert "[data] already complete" in resumed.stdout
     assert "[train]\n" in resumed.stdout
     assert "THE REPORT" in resumed.stdout
-    assert (tmp_path / "work/train/checkpoint").exists()
+    assert (train / "checkpoint").exists()
     again = run_sh()
     assert again.stdout.count("already complete") == 8
 
@@ -524,7 +558,8 @@ def test_options_for_generation_repeat_generation_only(run_sh):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--profile", "quick"], 'the profile is "quick"; expected full or smoke'),
+        (["--profile", "quick"], 'the profile is "quick"; expected one of: full long smoke'),
+        (["--family", "rnn"], 'the family is "rnn"; expected one of: transformer bart lm'),
         (["--work"], "--work wants a value"),
         (["--dataset"], "unknown option --dataset; see run.sh --help"),
     ],
@@ -535,8 +570,33 @@ def test_run_sh_refuses_wrong_options(run_sh, options, message):
     assert message in result.stderr
 
 
+def test_families_share_data_and_searches_share_a_model(run_sh, tmp_path):
+    first = run_sh("--profile", "long")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("[train]\n") == 1
+    assert first.stdout.count("THE REPORT") == 3
+    second = run_sh("--profile", "long", "--family", "bart")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("already complete") == 2  # data and subwords
+    for family in ("transformer", "bart"):
+        for search in ("beam", "diverse", "greedy"):
+            assert (tmp_path / f"work/{family}/{search}/report/report.md").exists()
+
+
 def test_run_sh_lists_its_options(run_sh):
     result = run_sh("--help")
     assert result.returncode == 0
-    for option in ("--data", "--model", "--work", "--profile", "--download", "--unverified"):
+    options = "--data --model --work --profile --family --download --unverified".split()
+    for option in options:
         assert option in result.stdout
+
+
+def test_only_examples_with_families_have_the_option(tmp_path):
+    script = EXAMPLES / "summarization_xsum" / "run.sh"
+    helped, refused = (
+        subprocess.run([str(script), *words], capture_output=True, text=True, timeout=60)
+        for words in (["--help"], ["--family", "bart"])
+    )
+    assert "--family" not in helped.stdout
+    assert refused.returncode == 2
+    assert 'the family is "bart"; expected one of: none' in refused.stderr

@@ -19,7 +19,7 @@ summarize() {
     "$work/data/test.source" "$work/data/test.target" --longest 1022 --begin '<s>'
   step binary binarise
   compare "$examples/common/ngram_blocking" translation_with_ngram_blocking el_translation \
-    --path "$model/model.pt" --source-lang source --target-lang target --prefix-size 1 \
+    "$work/binary" --path "$model/model.pt" --source-lang source --target-lang target --prefix-size 1 \
     --batch-size 32 "$@" \
     -- --title "$title" --pieces "gpt2=$model" \
     --sources "$work/data/test.source" --references "$work/data/test.target"

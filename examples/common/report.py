@@ -23,6 +23,7 @@ from common.scores import METRICS, Scores, score
 from el_attention.measure import machine
 
 EXAMPLES = 5
+UNKNOWN = "<unk>"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def texts_of(
     Args:
         output: what was generated.
         decode: tokens to text.
-        prompts: tokens that each hypothesis begins with and that are no part of its text.
+        prompts: tokens that each hypothesis begins with and that are no part of its text; those
+            that are not in the dictionary are "<unk>" in the hypothesis.
         sentences: how many sentences to keep of each text.
 
     Raises:
@@ -62,12 +64,14 @@ def texts_of(
     """
     texts = []
     for sentence, hypothesis in output.hypotheses.items():
-        tokens = hypothesis.tokens
+        tokens = hypothesis.tokens.split(" ")
         if prompts is not None:
-            if not f"{tokens} ".startswith(f"{prompts[sentence]} "):
+            prompt = prompts[sentence].split(" ")
+            begin, tokens = tokens[: len(prompt)], tokens[len(prompt) :]
+            known = (word in (given, UNKNOWN) for word, given in zip(begin, prompt, strict=False))
+            if len(begin) < len(prompt) or not all(known):
                 raise ValueError(f"hypothesis {sentence} does not begin with its prompt")
-            tokens = tokens[len(prompts[sentence]) + 1 :]
-        text = decode(tokens)
+        text = decode(" ".join(tokens))
         texts.append(one_line(text if sentences is None else first_sentences(text, sentences)))
     return texts
 
@@ -197,7 +201,8 @@ def main() -> int:
         for item in items:
             kind = "a tie" if item.is_tie else "NOT A TIE"
             sections.append(
-                f"Sentence {item.sentence} differs ({kind}):\n"
+                f"Sentence {item.sentence} differs ({kind}): relative gap {item.gap:.1e}; of the "
+                f"first tokens that differ {item.token_gap:.4f} bits\n"
                 f"    {item.baseline.score:.7f} {baseline_name}: "
                 f"{texts[baseline_name][item.sentence]}\n"
                 f"    {item.other.score:.7f} {name}: {texts[name][item.sentence]}"
@@ -205,7 +210,13 @@ def main() -> int:
     (args.output / "report.md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     record = {
         "rows": [asdict(row) for row in rows],
-        "differences": {name: [asdict(item) for item in items] for name, items in found.items()},
+        "differences": {
+            name: [
+                asdict(item) | {"gap": item.gap, "token_gap": item.token_gap, "tie": item.is_tie}
+                for item in items
+            ]
+            for name, items in found.items()
+        },
         "machine": environment,
     }
     (args.output / "report.json").write_text(json.dumps(record, indent=1) + "\n")

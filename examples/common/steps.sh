@@ -10,26 +10,32 @@ here=$(cd "$(dirname "$0")" && pwd)
 example=$(basename "$here")
 export PYTHONPATH=$examples${PYTHONPATH:+:$PYTHONPATH}
 
+# What an example offers; the first is the default. One with families sets its own.
+profiles=(full smoke) families=()
+
 usage() {
   cat <<TEXT
 usage: run.sh [OPTION...] [-- OPTION-OF-FAIRSEQ-GENERATE...]
   --data FOLDER    the published data (default: build/${data_of:-$example}/data)
   --model FOLDER   the published model, where there is one (default: build/$example/model)
   --work FOLDER    where results are written (default: build/$example/PROFILE)
-  --profile NAME   full (default), or smoke: a short form for tests
+  --profile NAME   ${profiles[*]}: the first is the default, smoke a short form for tests
+${families:+  --family NAME    ${families[*]}: the first is the default
+}\
   --download       download data and models that are missing
   --unverified     accept data of other checksums and sizes than the published ones
 TEXT
 }
 
-# Sets data, model, work, profile, acquire (options for what obtains files) and extra (for
+# Sets data, model, work, profile, family, acquire (options for what obtains files) and extra (for
 # fairseq-generate), and begins.
 parse_options() {
   local build=$examples/../build
-  data=$build/${data_of:-$example}/data model=$build/$example/model work= profile=full acquire=() extra=()
+  data=$build/${data_of:-$example}/data model=$build/$example/model work= acquire=() extra=()
+  profile=${profiles[0]} family=${families[0]-}
   while [ $# -gt 0 ]; do
     case $1 in
-      --data | --model | --work | --profile)
+      --data | --model | --work | --profile | --family)
         [ $# -gt 1 ] || { echo "run.sh: $1 wants a value" >&2 && exit 2; }
         printf -v "${1#--}" %s "$2"
         shift
@@ -41,16 +47,23 @@ parse_options() {
     esac
     shift
   done
+  check_choice profile "$profile" "${profiles[@]}"
+  check_choice family "$family" "${families[@]}"
   work=${work:-$build/$example/$profile}
   begin
 }
 
+# check_choice OPTION VALUE CHOICE...: leaves with a message if VALUE is none of the choices.
+check_choice() {
+  local option=$1 value=$2
+  shift 2
+  [[ " ${*-} " == *" $value "* ]] && return
+  echo "run.sh: the $option is \"$value\"; expected one of: ${*:-none}" >&2
+  exit 2
+}
+
 # Makes $work and the key that every step depends on.
 begin() {
-  case $profile in
-    full | smoke) ;;
-    *) echo "run.sh: the profile is \"$profile\"; expected full or smoke" >&2 && exit 2 ;;
-  esac
   mkdir -p "$work"
   work=$(cd "$work" && pwd)
   key=$(python - <<'PYTHON'
@@ -101,22 +114,23 @@ report_failed_step() {
 }
 trap report_failed_step EXIT
 
-# generate FOLDER OPTION...: the test split, with the task and attention of the options.
+# generate FOLDER BINARY OPTION...: the test split, with the task and attention of the options.
 generate() {
-  local folder=$work/$1
-  shift
+  local folder=$work/$1 binary=$2
+  shift 2
   local arguments=(
-    "$work/binary" --gen-subset test --required-batch-size-multiple 1 --no-progress-bar "$@"
+    "$binary" --gen-subset test --required-batch-size-multiple 1 --no-progress-bar "$@"
   )
   python "$examples/common/run_measured.py" "$folder" -- fairseq-generate "${arguments[@]}"
   python "$examples/common/measure_state.py" "$folder/state.json" "${arguments[@]}"
 }
 
-# compare USER-DIR STOCK-TASK EL-TASK OPTION... -- REPORT-OPTION...: generates with the stock task,
-# which USER-DIR provides, and with both plans of EL-attention's task, then prints the report.
+# compare USER-DIR STOCK-TASK EL-TASK BINARY OPTION... -- REPORT-OPTION...: generates from the folder
+# BINARY with the stock task, which USER-DIR provides, and with both plans of EL-attention's task,
+# then prints the report.
 compare() {
-  local stock_dir=$1 stock_task=$2 el_task=$3 generation=()
-  shift 3
+  local stock_dir=$1 stock_task=$2 el_task=$3 binary=$4 generation=()
+  shift 4
   while [ "$1" != -- ]; do generation+=("$1") && shift; done
   shift
   # When the package changes the checkpoint stays, what was generated with it does not.
@@ -124,10 +138,10 @@ compare() {
     find "$user_dir" "$examples/common" \( -name '*.py' -o -name '*.so' \) -print0 |
       sort -z | xargs -0 cat | cksum
   )
-  step stock generate stock --user-dir "$stock_dir" --task "$stock_task" \
+  step stock generate stock "$binary" --user-dir "$stock_dir" --task "$stock_task" \
     "${generation[@]}" "${extra[@]}"
   for plan in expanded-query shared-projection; do
-    step $plan generate $plan --user-dir "$user_dir" --task "$el_task" --attention-plan $plan \
+    step $plan generate $plan "$binary" --user-dir "$user_dir" --task "$el_task" --attention-plan $plan \
       "${generation[@]}" "${extra[@]}"
   done
   step report python "$examples/common/report.py" "$work/report" \

@@ -55,7 +55,7 @@ step subword python "$examples/common/subword.py" "$work/data" "$work/subword" \
   --vocabulary $vocabulary --longest 512 --symbols '<sep>'
 step binary binarise
 step train train $updates $warmup $tokens "${sizes[@]}"
-compare "$user_dir" translation el_translation \
+compare "$user_dir" translation el_translation "$work/binary" \
   --path "$work/train/checkpoint_best.pt" --source-lang source --target-lang target \
   --beam 4 --lenpen 1.0 --max-len-b 64 --batch-size 64 \
   -- --title "SQuAD 1.1 question generation, Transformer" --pieces sentencepiece \

@@ -22,7 +22,7 @@ step model python "$here/convert.py" "${GPT2_NAME:-gpt2}" "$model" "$work/model"
 step prompts python "$examples/common/pieces.py" "$work/model" "$work/prompts" \
   "$work/data/test.source" --longest $document --end $'\nTL;DR:'
 step binary binarise
-compare "$user_dir" language_modeling el_language_modeling \
+compare "$user_dir" language_modeling el_language_modeling "$work/binary" \
   --path "$work/model/model.pt" --sample-break-mode eos \
   --beam 4 --max-len-a 1 --max-len-b $summary --batch-size 8 \
   -- --title "CNN/DailyMail, GPT-2" --pieces "gpt2=$work/model" \
