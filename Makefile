@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test test-all check-build lint demo demo-smoke examples-smoke tables-smoke clean
+.PHONY: help env test test-all check-build lint demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -41,6 +41,12 @@ examples-smoke: env ## the other examples on tiny data and models, for CI
 
 tables-smoke: env ## the paper's tables on tiny random models, for CI
 	OMP_NUM_THREADS=1 $(TABLES) --profile smoke --again
+
+bench: env ## time generation beside stock fairseq, Transformers and CTranslate2; 25 minutes
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench/run.sh
+
+bench-smoke: env ## the same on a tiny random model, for CI
+	$(PYTEST) -m slow tests/test_bench.py
 
 clean: ## remove the environment, build products and caches
 	rm -rf .venv .venv.log build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -14,8 +14,8 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 import paper_figures as paper
-from benchmark import RandomTask
 from el_attention.cost import Architecture
+from random_task import RandomTask
 from tables.cells import Job
 
 # fairseq's architectures of the paper's models; sizes are given beside them.

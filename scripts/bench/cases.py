@@ -1,0 +1,84 @@
+"""What is measured: random models of given sizes, and how much they generate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from el_attention.cost import ARCHITECTURES, Architecture, Stack
+
+_BART, _GPT2 = ARCHITECTURES["bart.base"], ARCHITECTURES["gpt-2.small"]
+SEED = 0
+POSITIONS = 1024
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that every system can hold.
+
+    Attributes:
+        name: on the command line.
+        family: "bart", "transformer" (post-norm, ReLU, sinusoidal positions) or "lm" (GPT-2).
+        sizes: its shape; one table of embeddings serves source, target and output.
+    """
+
+    name: str
+    family: str
+    sizes: Architecture
+
+    @property
+    def title(self) -> str:
+        """What readers call it."""
+        return f"{self.name}, {self.sizes.weights / 1e6:.0f} M weights"
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("bart", "bart", _BART),
+        Model("transformer", "transformer", replace(_BART, name="transformer", positions=0)),
+        Model("lm", "lm", _GPT2),
+    )
+}
+
+
+def shrunk(model: Model) -> Model:
+    """The same model in tiny, for tests."""
+    stack = Stack(2, 32, 64, 4)
+    encoder = model.sizes.encoder and stack
+    return replace(model, sizes=replace(model.sizes, decoder=stack, encoder=encoder, vocabulary=97))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table.
+
+    Attributes:
+        model: that generates.
+        batch: sentences.
+        beam: hypotheses of each.
+        source: tokens of each source, its end of sentence included, or of each prompt, </s> first.
+        steps: of the decoder; none of the hypotheses ends before the last.
+    """
+
+    model: Model
+    batch: int
+    beam: int
+    source: int
+    steps: int
+
+    def small(self) -> Case:
+        """A case for warming up, in which systems are compared score by score."""
+        return replace(
+            self, batch=min(self.batch, 4), source=min(self.source, 64), steps=min(self.steps, 8)
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies it, as JSON."""
+        return {
+            "model": self.model.name,
+            "batch": self.batch,
+            "beam": self.beam,
+            "source": self.source,
+            "steps": self.steps,
+        }

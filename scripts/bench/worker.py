@@ -1,0 +1,117 @@
+"""A system in a process of its own, which generates when it is told to."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench.cases import Case
+from bench.systems import SYSTEMS, Outcome
+
+
+class Worker:
+    """The process, as its parent sees it; a context manager.
+
+    So a system's memory is counted apart, and no system meets another's threads or libraries.
+    """
+
+    def __init__(self, name: str, case: Case, folder: Path, threads: int) -> None:
+        """Starts the process, which then loads its model."""
+        self.name = name
+        # Forked from a process that has imported everything and computed nothing.
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before any library looks for it
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["bench.weights", "el_attention"])
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(name, case, folder, threads, theirs), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def wait(self) -> None:
+        """Waits until the model is loaded.
+
+        Raises:
+            RuntimeError: if that fails; with the traceback.
+        """
+        self.closing: int = self._receive()
+
+    def generate(self, case: Case) -> Outcome:
+        """Generates for the random sources of a case.
+
+        Raises:
+            RuntimeError: if that fails; with the traceback.
+        """
+        self._pipe.send(case)
+        outcome: Outcome = self._receive()
+        return outcome
+
+    def peak(self) -> int:
+        """Bytes that were resident at most since the model was loaded, its weights included.
+
+        Without what a process holds that has imported torch and fairseq.
+        """
+        self._pipe.send(None)
+        peak: int = self._receive()
+        return peak
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._pipe.close()
+        self._process.join(timeout=10)
+        self._process.kill()
+
+    def _receive(self) -> Any:
+        try:
+            result = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(
+                f"{self.name}: its process ended with status {self._process.exitcode}"
+            ) from None
+        if isinstance(result, _Failure):
+            raise RuntimeError(f"{self.name}:\n{result.text}")
+        return result
+
+
+class _Failure:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _serve(name: str, case: Case, folder: Path, threads: int, pipe: Connection) -> None:
+    """The child: loads, then answers until the parent hangs up."""
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    import torch
+
+    from bench.weights import sources_of
+    from tables.memory import ProcessMemory
+
+    torch.set_num_threads(threads)
+    kind, options = SYSTEMS[name]
+    memory = ProcessMemory(None)
+    try:
+        memory.start()
+        with torch.no_grad():
+            system = kind(case, folder, **options)
+            pipe.send(system.closing)
+            memory.reset_peak()
+            while True:
+                asked = pipe.recv()
+                pipe.send(
+                    memory.peak() if asked is None else system.generate(asked, sources_of(asked))
+                )
+    except EOFError:
+        pass
+    except Exception:
+        pipe.send(_Failure(traceback.format_exc()))
