@@ -266,7 +266,28 @@ def test_the_model_imports_neither_torch_nor_fairseq() -> None:
     assert names == {"__future__", "collections", "dataclasses", "el_attention"}
 
 
+def between(markers: tuple[str, str]) -> str:
+    """What lies between two markers of the document."""
+    start, end = markers
+    return cost_model.DOCUMENT.read_text().split(start)[1].split(end)[0]
+
+
 def test_the_document_holds_the_tables_as_they_are() -> None:
-    text = cost_model.DOCUMENT.read_text()
-    start, end = cost_model.MARKERS
-    assert text.split(start)[1].split(end)[0] == cost_model.tables()
+    assert between(cost_model.MARKERS) == cost_model.tables()
+
+
+@pytest.mark.slow
+def test_the_document_holds_the_sensitivity_as_it_is() -> None:
+    expected = "\n".join(cost_model.sensitivity_table()) + "\n"
+    assert between(cost_model.SENSITIVITY_MARKERS) == expected
+
+
+def test_other_counts_change_the_systems_that_have_them_and_no_others() -> None:
+    rows = cost_model.with_row_operations(13)
+    for row, varied in zip(paper.SPEEDS, rows, strict=True):
+        count = 13 if row.arch.encoder is None else 0
+        assert varied.systems == tuple(replace(s, row_operations=count) for s in row.systems)
+        assert (varied.arch, varied.task, varied.search) == (row.arch, row.task, row.search)
+    same = cost_model.of_other_systems(lambda system: system)
+    assert cost_model.loss(FITTED, same) == cost_model.loss(FITTED)
+    assert cost_model.loss(FITTED, rows) != cost_model.loss(FITTED)
