@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import random
+import sys
 import tarfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+from fairseq_cli import preprocess
 
 import tiny
+from common import pairs, pieces
+from common.lines import read_lines, write_lines
 
 SPLIT_SIZES = {"train": 12, "valid": 5, "test": 6}
 
@@ -120,6 +127,30 @@ def write_squad(folder: Path) -> None:
         content = {"data": data, "version": "1.1"}
         (folder / f"{name}-v1.1.json").write_text(json.dumps(content))
     (folder / "doclist-test.txt").write_text("Café\n", encoding="utf-8")
+
+
+# --- fairseq-preprocess ---
+
+
+def binarise(*arguments: object) -> None:
+    """Runs fairseq-preprocess."""
+    words = ["fairseq-preprocess", *map(str, arguments)]
+    with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(io.StringIO()):
+        preprocess.cli_main()
+
+
+def encode_for_bart(work: Path, model: Path) -> None:
+    """The steps of common/bart.sh before generation."""
+    bpe = pieces.load_bpe(model)
+    (work / "pieces").mkdir()
+    for side in pairs.SIDES:
+        lines = read_lines(work / "data" / f"test.{side}")
+        encoded = (pieces.encode_line(bpe, line, 1022, begin="<s>") for line in lines)
+        write_lines(work / "pieces" / f"test.{side}", encoded)
+    dictionaries = ["--srcdict", model / "dict.txt", "--tgtdict", model / "dict.txt"]
+    languages = ["--source-lang", "source", "--target-lang", "target"]
+    prefix = ["--testpref", work / "pieces" / "test", "--destdir", work / "binary"]
+    binarise(*languages, *prefix, *dictionaries)
 
 
 # --- models ---

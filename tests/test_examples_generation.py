@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shutil
-import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from fairseq.models.bart import BARTModel
-from fairseq_cli import preprocess
 
 import exampledata
 from clidata import OPTIMIZATION, SIZES, USER_DIR, run
@@ -19,6 +14,7 @@ from common import ngram_blocking, pairs, pieces, report, scores, subword
 from common.acquire import Policy
 from common.generated import Output, parse_output
 from common.lines import read_lines, write_lines
+from exampledata import binarise, encode_for_bart
 from question_generation_squad import prepare as squad
 from summarization_cnn_dm import prepare as cnn_dm
 from summarization_gpt2 import convert
@@ -33,13 +29,6 @@ STOCK_BLOCKING = ["--user-dir", BLOCKING, "--task", "translation_with_ngram_bloc
 
 CNN_DM = "--beam 4 --lenpen 2.0 --max-len-b 140 --min-len 55 --no-repeat-ngram-size 3".split()
 XSUM = "--beam 6 --lenpen 1.0 --max-len-b 60 --min-len 10 --no-repeat-ngram-size 3".split()
-
-
-def binarise(*arguments: object) -> None:
-    """Runs fairseq-preprocess."""
-    words = ["fairseq-preprocess", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(io.StringIO()):
-        preprocess.cli_main()
 
 
 def generate(work: Path, *options: str) -> Output:
@@ -63,20 +52,6 @@ def tokens(output: Output) -> list[str]:
 def bart(tmp_path):
     exampledata.write_bart(tmp_path / "model")
     return tmp_path / "model"
-
-
-def encode_for_bart(work: Path, model: Path) -> None:
-    """The steps of common/bart.sh before generation."""
-    bpe = pieces.load_bpe(model)
-    (work / "pieces").mkdir()
-    for side in pairs.SIDES:
-        lines = read_lines(work / "data" / f"test.{side}")
-        encoded = (pieces.encode_line(bpe, line, 1022, begin="<s>") for line in lines)
-        write_lines(work / "pieces" / f"test.{side}", encoded)
-    dictionaries = ["--srcdict", model / "dict.txt", "--tgtdict", model / "dict.txt"]
-    languages = ["--source-lang", "source", "--target-lang", "target"]
-    prefix = ["--testpref", work / "pieces" / "test", "--destdir", work / "binary"]
-    binarise(*languages, *prefix, *dictionaries)
 
 
 @pytest.mark.parametrize(

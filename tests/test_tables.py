@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 import torch
 
+import exampledata
+from common import pairs, pieces
+from common.acquire import Policy
+from common.lines import read_lines, write_lines
+from common.scores import rouge
 from el_attention.cost import GIB, Workload, input_states
+from exampledata import binarise, encode_for_bart
+from summarization_cnn_dm import prepare as cnn_dm
+from summarization_gpt2 import convert
+from summarization_xsum import prepare as xsum
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -25,6 +34,8 @@ cells, measure, memory, plots, report, search, store = (
     importlib.import_module(f"tables.{name}")
     for name in "cells measure memory plots report search store".split()
 )
+load = importlib.import_module("tables.inputs").load
+score = importlib.import_module("tables.quality").score
 main = importlib.import_module("tables.__main__").main
 
 TINY = replace(cells.SMOKE, memory=None, sentences=5)
@@ -256,6 +267,113 @@ def test_a_checkpoint_of_another_kind_is_refused(arch, checkpoint, workspace) ->
         measure.measure(cells.Job(cell, TINY, source))
 
 
+def prepared_bart(folder: Path) -> Any:
+    """What examples/summarization_xsum makes of tiny data and a tiny BART."""
+    exampledata.write_xsum(folder / "published")
+    exampledata.write_bart(folder / "model")
+    found = xsum.pairs(folder / "published", Policy(unverified=True))
+    pairs.write_pairs(found, folder / "data", xsum.PAIRS, Policy(unverified=True))
+    encode_for_bart(folder, folder / "model")
+    return cells.Source(
+        str(folder / "model" / "model.pt"),
+        str(folder / "binary"),
+        f"gpt2={folder / 'model'}",
+        str(folder / "data" / "test.target"),
+    )
+
+
+def prepared_gpt2(folder: Path) -> Any:
+    """What examples/summarization_gpt2 makes of tiny data and a tiny GPT-2: long prompts."""
+    exampledata.write_cnn_dm(folder / "published")
+    found = cnn_dm.pairs(folder / "published", Policy(unverified=True))
+    pairs.write_pairs(found, folder / "data", cnn_dm.PAIRS, Policy(unverified=True))
+    exampledata.write_gpt2(folder / "gpt2", n_positions=128)
+    model = folder / "model"
+    convert.convert(folder / "gpt2", model)
+    bpe = pieces.load_bpe(model)
+    prompts = [
+        pieces.encode_line(bpe, line, 60, end="\nTL;DR:")
+        for line in read_lines(folder / "data" / "test.source")
+    ]
+    write_lines(folder / "prompts", prompts)
+    dictionary = ["--srcdict", model / "dict.txt", "--destdir", folder / "binary"]
+    binarise("--only-source", "--testpref", folder / "prompts", *dictionary)
+    return cells.Source(
+        str(model / "model.pt"),
+        str(folder / "binary"),
+        f"gpt2={model}",
+        str(folder / "data" / "test.target"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "task", "prepare"),
+    [("bart.large", "XSum", prepared_bart), ("gpt-2.small", "CNN/DM", prepared_gpt2)],
+)
+def test_the_data_of_the_examples_feed_the_tables(arch, task, prepare, tmp_path) -> None:
+    source = prepare(tmp_path)
+    count = exampledata.SPLIT_SIZES["test"]
+    results = {}
+    for cell in cells.cells("beam", ("float32",)):
+        if (cell.arch, cell.task) == (arch, task):
+            results[cell.system] = measure.measure(cells.Job(cell, TINY, source))
+    stock = results[cells.STOCK]
+    for system, result in results.items():
+        assert [words for _, *words in result["hypotheses"]] == [
+            words for _, *words in stock["hypotheses"]
+        ], system
+        assert result["scores"] == stock["scores"]
+    assert list(stock["scores"]) == ["ROUGE-1", "ROUGE-2", "ROUGE-L"]
+    inputs = load(cells.Job(cell_of(arch, task), replace(TINY, sentences=count), source))
+    assert sorted(inputs.references) == sorted(read_lines(Path(source.references)))
+    symbols = inputs.task.source_dictionary
+    decode = pieces.decoder(source.pieces)
+    texts = [decode(symbols.string(words)) for words in inputs.sources]
+    if arch == "bart.large":
+        # The first token is given, and no part of the text.
+        assert all(first == symbols.bos() for _, first, *_ in stock["hypotheses"])
+        assert all(words[0] == symbols.bos() for words in inputs.sources)
+        return
+    # Cut to the limit of the cell, but not the cue.
+    limit = TINY.task(cell_of(arch, task)).limit
+    assert max(map(len, inputs.sources)) == limit < 60
+    assert all(text.endswith("\nTL;DR:") for text in texts)
+
+
+def cell_of(arch: str, task: str) -> Any:
+    """A cell of the beam-search table."""
+    found = cells.cells("beam", ("float32",))
+    return next(cell for cell in found if (cell.arch, cell.task) == (arch, task))
+
+
+def test_scores_are_of_the_right_references_without_prompts(tmp_path) -> None:
+    source = prepared_gpt2(tmp_path)
+    job = cells.Job(cell_of("gpt-2.small", "CNN/DM"), replace(TINY, sentences=6), source)
+    inputs = load(job)
+    bpe, symbols = pieces.load_bpe(tmp_path / "model"), inputs.task.target_dictionary
+    expected = [reference.replace(".", "") + ". B. C." for reference in inputs.references]
+    summaries = [
+        symbols.encode_line(
+            pieces.encode_line(bpe, f"{summary} not counted", 999),
+            append_eos=True,
+            add_if_not_exist=False,
+        ).long()
+        for summary in expected
+    ]
+    hypotheses = [
+        torch.cat([prompt, summary])
+        for prompt, summary in zip(inputs.sources, summaries, strict=True)
+    ]
+    assert score(inputs, hypotheses, source.pieces) == rouge(expected, inputs.references)
+
+
+def test_references_of_another_number_are_refused(tmp_path) -> None:
+    source = prepared_bart(tmp_path)
+    write_lines(Path(source.references), ["one"])
+    with pytest.raises(ValueError, match="a line for each of 6 sentences, got 1"):
+        load(cells.Job(cell_of("bart.large", "XSum"), TINY, source))
+
+
 # --- report ---
 
 
@@ -277,6 +395,7 @@ def fake(cell: Any, profile: Any = cells.FULL) -> dict[str, Any]:
     hypotheses = [[-1.0, 5, 6, 2], [-2.0, 7, 2]]
     if cell.system == report.EXPANDED:
         hypotheses[1] = [-2.00002, 8, 2]
+        result["scores"] = {"ROUGE-1": 25.126, "ROUGE-2": 8.0}
     parts = {"encoder": 0.5, "search": 0.25}
     speed = 30.0 if el else 10.0
     return result | {
@@ -298,6 +417,9 @@ def results(tmp_path) -> Path:
     return tmp_path
 
 
+DIFFERING = ["1 of 2 (1e-05)", "25.13 / 8.00"]
+
+
 def row_of(text: str, *words: str) -> list[str]:
     """The cells of the only row that begins with `words`."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {' | '.join(words)} |")]
@@ -310,27 +432,37 @@ def row_of(text: str, *words: str) -> list[str]:
         (
             "beam",
             ["bart.large", "CNN/DM", "float16", report.LABELS[cells.PER_BEAM]],
-            ["96", "10.0", "5.7", "", "", "1.00", "3.00 GiB", "0 of 2"],
+            ["96", "10.0", "5.7", "", "", "1.00", "3.00 GiB", "0 of 2", ""],
         ),
         (
             "beam",
             ["bart.large", "CNN/DM", "float32", report.LABELS[report.EXPANDED]],
-            ["≥ 96", "30.0", "12.2", "3.00", "3.6", "3.00", "3.00 GiB", "1 of 2 (1e-05)"],
+            [
+                "≥ 96",
+                "30.0",
+                "12.2",
+                "3.00",
+                "3.6",
+                "3.00",
+                "3.00 GiB",
+                "1 of 2 (1e-05)",
+                "25.13 / 8.00",
+            ],
         ),
         (
             "greedy",
             ["gpt-2.small", "CNN/DM", "float16", report.LABELS[cells.STOCK]],
-            ["96", "10.0", "14.7", "", "", "", "3.00 GiB", ""],
+            ["96", "10.0", "14.7", "", "", "", "3.00 GiB", "", ""],
         ),
         (
             "batch_size",
             [report.LABELS[cells.NO_CACHE], "128"],
-            ["out of memory", "128", "out of memory", "", ""],
+            ["out of memory", "128", "out of memory", "", "", ""],
         ),
         (
             "batch_size",
             [report.LABELS[report.EXPANDED], "320"],
-            ["30.0", "320", "28.6", "3.00 GiB", "1 of 2 (1e-05)"],
+            ["30.0", "320", "28.6", "3.00 GiB", *DIFFERING],
         ),
         (
             "memory",
@@ -394,6 +526,12 @@ def test_an_empty_folder_is_refused(tmp_path) -> None:
 def test_inputs_of_unknown_tasks_are_refused(tmp_path) -> None:
     arguments = ["--results", str(tmp_path), "--input", "bart.large", "SQuAD", "a.pt", "data"]
     with pytest.raises(SystemExit, match="expected a model and task of"):
+        main(["run", "beam", *arguments])
+
+
+def test_references_without_an_input_are_refused(tmp_path) -> None:
+    arguments = ["--results", str(tmp_path), "--references", "bart.large", "XSum", "a", "b"]
+    with pytest.raises(SystemExit, match=r"an --input of bart\.large XSum, found none"):
         main(["run", "beam", *arguments])
 
 

@@ -46,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="checkpoint and data of a model and task of the paper, e.g. bart.large CNN/DM "
         "checkpoint.pt data-bin; repeatable; random weights and words where there is none",
     )
+    run.add_argument(
+        "--references",
+        nargs=4,
+        action="append",
+        default=[],
+        metavar=("MODEL", "TASK", "PIECES", "FILE"),
+        help="text of the targets of an --input, one a line, to compute ROUGE with; PIECES, how "
+        "tokens become text, is sentencepiece or gpt2=FOLDER of the BPE; repeatable",
+    )
     document = commands.add_parser("report", help="write report.md, plots and report.html")
     for command in (run, document):
         command.add_argument("--profile", choices=[*PROFILES], default="smoke")
@@ -85,6 +94,10 @@ def profile_of(options: argparse.Namespace) -> Profile:
 def jobs(profile: Profile, tables: Sequence[str], options: argparse.Namespace) -> list[Job]:
     """The jobs of tables, in order."""
     sources = {(arch, task): Source(*paths) for arch, task, *paths in options.input}
+    for arch, task, pieces, path in options.references:
+        if (arch, task) not in sources:
+            raise SystemExit(f"--references: expected an --input of {arch} {task}, found none")
+        sources[arch, task] = replace(sources[arch, task], pieces=pieces, references=path)
     found = [
         Job(cell, profile, sources.get((cell.arch, cell.task)))
         for table in tables

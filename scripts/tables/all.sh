@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Measures all tables, then makes report.md and report.html of them; --help lists the options.
 set -euo pipefail
-export PYTHONPATH=$(dirname "${BASH_SOURCE[0]}")/..${PYTHONPATH:+:$PYTHONPATH}
+root=$(dirname "${BASH_SOURCE[0]}")/../..
+export PYTHONPATH=$root/scripts:$root/examples${PYTHONPATH:+:$PYTHONPATH}
 exec python -m tables run all --report "$@"

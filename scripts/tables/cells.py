@@ -209,10 +209,14 @@ class Source:
     Attributes:
         checkpoint: path of a fairseq checkpoint of the cell's architecture.
         data: folder of fairseq-preprocess: its test split.
+        pieces: how tokens become text, for scores: see `common.pieces.decoder`.
+        references: file with the text of the targets, one a line, for scores.
     """
 
     checkpoint: str
     data: str
+    pieces: str | None = None
+    references: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +16,10 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 import paper_figures as paper
+from common.lines import read_lines
 from el_attention.cost import Architecture
 from random_task import RandomTask
-from tables.cells import Job
+from tables.cells import Job, Source
 
 # fairseq's architectures of the paper's models; sizes are given beside them.
 ARCHITECTURES = {
@@ -36,12 +39,16 @@ class Inputs(NamedTuple):
         model: in eval mode, on the CPU, float32.
         sources: int64 [length] each, the longest first; end of sentence last, but for prompts.
         prompts: whether sources are prompts of a language model.
+        begin: tokens that every hypothesis begins with.
+        references: text of the target of each source, if there is text.
     """
 
     task: FairseqTask
     model: BaseFairseqModel
     sources: list[Tensor]
     prompts: bool
+    begin: tuple[int, ...] = ()
+    references: list[str] | None = None
 
     def longest(self, batch: int, length: int) -> dict[str, Any]:
         """A batch of random sources of `length` tokens each: the worst case for memory."""
@@ -57,15 +64,19 @@ class Inputs(NamedTuple):
         pad = self.task.source_dictionary.pad()
         lengths = torch.tensor([len(source) for source in sources])
         tokens = data_utils.collate_tokens(sources, pad, left_pad=not self.prompts)
-        sample = {"net_input": {"src_tokens": tokens, "src_lengths": lengths}}
-        return {**sample, "prefix_tokens": tokens} if self.prompts else sample
+        prefix = tokens if self.prompts else tokens.new_tensor([self.begin] * len(sources))
+        return {
+            "net_input": {"src_tokens": tokens, "src_lengths": lengths},
+            "prefix_tokens": prefix if prefix.numel() else None,
+        }
 
 
 def load(job: Job) -> Inputs:
     """Returns model and sentences of a job.
 
     Raises:
-        ValueError: if the checkpoint is of another kind, or the test split is empty.
+        ValueError: if the checkpoint is of another kind, the test split is empty or has another
+            number of references.
     """
     arch, task = job.profile.architecture(job.cell), job.profile.task(job.cell)
     if job.source is not None:
@@ -121,31 +132,69 @@ def _from_checkpoint(job: Job, lengths: paper.Task) -> Inputs:
     assert job.source is not None
     prompts, folder = job.cell.is_language_model, job.source.data
     overrides: dict[str, Any] = {"data": folder}
+    names = ["test"]
     if not prompts:
         languages = data_utils.infer_language_pair(folder)
         overrides |= dict(zip(("source_lang", "target_lang"), languages, strict=True))
+        names = ["test.{}-{}.{}".format(*languages, language) for language in languages]
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(
         [job.source.checkpoint], arg_overrides=overrides
     )
     if (getattr(model, "encoder", None) is None) != prompts:
         kind = "a language model" if prompts else "an encoder-decoder model"
         raise ValueError(f"{job.source.checkpoint}: expected {kind}, got {type(model).__name__}")
-    name = f"{folder}/test" if prompts else "{0}/test.{1}-{2}.{1}".format(folder, *languages)
     symbols = task.source_dictionary
-    texts = data_utils.load_indexed_dataset(name, symbols)
+    texts, *targets = (
+        data_utils.load_indexed_dataset(f"{folder}/{name}", symbols) for name in names
+    )
     if not texts:
-        raise ValueError(f"{name}: expected sentences, found none")
+        raise ValueError(f"{folder}/{names[0]}: expected sentences, found none")
     # Evenly spaced, so that fewer sentences are a sample of all.
     chosen = range(0, len(texts), max(1, len(texts) // job.profile.sentences))
-    sources = [
-        _cut(texts[number].long(), lengths.limit, symbols.eos(), prompts)
-        for number in chosen[: job.profile.sentences]
-        if len(texts[number]) > 1
-    ]
-    return Inputs(task, model.eval(), sorted(sources, key=len, reverse=True), prompts)
+    numbers = [n for n in chosen[: job.profile.sentences] if len(texts[n]) > 1]
+    eos = symbols.eos()
+    whole = {n: texts[n].long() for n in numbers}
+    if prompts:
+        whole = {n: text[:-1] if int(text[-1]) == eos else text for n, text in whole.items()}
+    end = _common_end([*whole.values()]) if prompts else torch.tensor([eos])
+    sources = {n: _cut(text, lengths.limit, end) for n, text in whole.items()}
+    numbers.sort(key=lambda n: len(sources[n]), reverse=True)
+    # BART's targets begin with <s>, which is given to it, as in its own interface.
+    bos = (symbols.bos(),)
+    begins = all(
+        target is not None and int(target[n][0]) in bos for target in targets for n in numbers
+    )
+    return Inputs(
+        task,
+        model.eval(),
+        [sources[n] for n in numbers],
+        prompts,
+        begin=bos if targets and begins else (),
+        references=_references(job.source, len(texts), numbers),
+    )
 
 
-def _cut(source: Tensor, limit: int, eos: int, prompt: bool) -> Tensor:
-    """At most `limit` tokens of a binarized sentence, which ends in eos; a prompt does not."""
-    words = source[:-1] if int(source[-1]) == eos else source
-    return words[:limit] if prompt else torch.cat([words[: limit - 1], words.new_tensor([eos])])
+def _common_end(prompts: Sequence[Tensor]) -> Tensor:
+    """What all prompts end with, such as "TL;DR:"; nothing if there is but one."""
+    backwards = zip(*(reversed(prompt.tolist()) for prompt in prompts), strict=False)
+    same = [words[0] for words in takewhile(lambda words: len(set(words)) == 1, backwards)]
+    return torch.tensor(same[::-1] if len(prompts) > 1 else [], dtype=torch.int64)
+
+
+def _cut(source: Tensor, limit: int, end: Tensor) -> Tensor:
+    """At most `limit` tokens of a source, of which the last are `end`, as before."""
+    if len(source) <= limit:
+        return source
+    return torch.cat([source[: max(0, limit - len(end))], end[-limit:]])
+
+
+def _references(source: Source, count: int, numbers: Sequence[int]) -> list[str] | None:
+    """The references of the sentences `numbers` of `count`."""
+    if source.references is None:
+        return None
+    lines = read_lines(Path(source.references))
+    if len(lines) != count:
+        raise ValueError(
+            f"{source.references}: expected a line for each of {count} sentences, got {len(lines)}"
+        )
+    return [lines[n] for n in numbers]

@@ -22,6 +22,7 @@ from el_attention.plugin.decoding import DecodingState
 from tables.cells import Job
 from tables.inputs import Inputs, load
 from tables.memory import may_run_out, memory_of
+from tables.quality import score
 from tables.search import RESOLUTION, largest_batch
 from tables.systems import build_generator, encoder_attentions
 
@@ -117,8 +118,9 @@ def _speed(run: _Run) -> Result | None:
         "batch": sentences; "bounded": whether larger batches were left untried for want of
         sentences; "sentences"; "seconds": of each round, for all sentences, without loading and
         post-processing; "samples_per_second": of the median round; "peak_bytes"; "hypotheses": of
-        each sentence, score and tokens; "parts": seconds by part of a generation, for the cells
-        whose batch is fixed. None: not a single sentence fits.
+        each sentence, score and tokens; "scores": ROUGE, if there are references; "parts":
+        seconds by part of a generation, for the cells whose batch is fixed. None: not a single
+        sentence fits.
     """
     job = run.job
     batch = job.profile.batch(job.cell)
@@ -171,6 +173,9 @@ def _timed(run: _Run, batch: int) -> Result:
         "peak_bytes": run.memory.peak(),
         "hypotheses": [[float(score), *tokens.tolist()] for score, tokens in best],
     }
+    source = run.job.source
+    if source is not None and source.pieces is not None and run.inputs.references is not None:
+        result["scores"] = score(run.inputs, [tokens for _, tokens in best], source.pieces)
     if run.job.cell.batch is not None:
         result["parts"] = _parts(run, samples[0])
     return result

@@ -104,6 +104,7 @@ def speed_section(results: Results) -> Section:
                 _ratio(cell, results, STOCK),
                 _size(result.get("peak_bytes")),
                 _differing(cell, results),
+                _scores(result),
             ]
         )
     search = next(iter(results)).search
@@ -114,9 +115,9 @@ def speed_section(results: Results) -> Section:
         "fairseq 0.9 or, for GPT-2, Transformers 3.0.2. Ratios are of samples/s, to the cache per "
         "beam (of language models fairseq 0.12 has that too) and to fairseq 0.12. Differing: "
         "sentences whose best hypothesis is not fairseq 0.12's, and the largest relative gap of "
-        "their scores.",
+        "their scores. ROUGE: mean F1 x 100, of checkpoints with references.",
         "model|data|dtype|attention|batch|samples/s|published|x cache per beam|published|"
-        "x fairseq 0.12|peak memory|differing".split("|"),
+        "x fairseq 0.12|peak memory|differing|ROUGE-1 / 2 / L".split("|"),
         4,
         rows,
     )
@@ -138,13 +139,15 @@ def batch_section(results: Results) -> Section:
                 ("" if not known else "out of memory" if published is None else f"{published}"),
                 _size(result.get("peak_bytes")),
                 _differing(cell, results),
+                _scores(result),
             ]
         )
     return Section(
         "Speed and memory by batch: bart.large, CNN/DM",
         "Samples/s without loading and post-processing. Published: Yan et al. (2021), V100 16 GB, "
         "float16, at the batch beside it. The breakdown is of one batch, timed part by part.",
-        "attention|batch|samples/s|published at|published|peak memory|differing".split("|"),
+        "attention|batch|samples/s|published at|published|peak memory|differing|"
+        "ROUGE-1 / 2 / L".split("|"),
         1,
         rows,
     )
@@ -231,6 +234,11 @@ def _differing(cell: Cell, results: Results) -> str:
     pairs = list(zip(mine["hypotheses"], stock["hypotheses"], strict=True))
     gaps = [abs(a[0] - b[0]) / max(abs(a[0]), abs(b[0])) for a, b in pairs if a[1:] != b[1:]]
     return f"{len(gaps)} of {len(pairs)}" + (f" ({max(gaps):.0e})" if gaps else "")
+
+
+def _scores(result: Result) -> str:
+    """ROUGE, where there is text to compute it with."""
+    return " / ".join(f"{value:.2f}" for value in result.get("scores", {}).values())
 
 
 def _architecture(settings: dict[str, Any]) -> Architecture:
