@@ -5,11 +5,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common/steps.sh"
 families=(transformer bart lm) profiles=(full long smoke)
 parse_options "$@"
 
-declare -A searches=([beam]="--beam 4" [diverse]="--beam 4 --diverse-beam-groups 4" [greedy]="--beam 1")
+# fairseq's diverse search looks for a sentence's number in its batch: they have to be the same.
+declare -A searches=(
+  [beam]="--beam 4"
+  [diverse]="--beam 4 --diverse-beam-groups 4 --batch-size 4096"
+  [greedy]="--beam 1"
+)
 # The learning rate rises for `warmup` updates and falls towards zero after `total`.
 case $profile in
   full) roots=() vocabulary=5000 warmup=400 updates=3000 total=3000 chosen=(beam) ;;
-  long) roots=() vocabulary=5000 warmup=800 updates=4000 total=8000 chosen=(beam diverse greedy) ;;
+  long) roots=() vocabulary=5000 warmup=800 updates=3500 total=8000 chosen=(beam diverse greedy) ;;
   smoke)
     roots=(--stdlib-only) vocabulary=2000 warmup=40 updates=120 total=120
     case $family in # one for each, so that all of them are run
@@ -43,7 +48,7 @@ case $family in
     ;;
   lm)
     # It learns the documents as well, so that an update takes more than twice as long.
-    updates=$((updates * 5 / 8)) total=$((total * 5 / 8))
+    updates=$((updates * 4 / 7)) total=$((total * 5 / 8))
     learning=(
       --arch transformer_lm_gpt2_small "${decoder[@]}" --decoder-layers 4 --lr 2e-3
       --decoder-learned-pos --share-decoder-input-output-embed
