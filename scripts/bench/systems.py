@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
@@ -54,6 +56,23 @@ class _Clock:
         """Notes the time, when called for the first time."""
         if self.first is None:
             self.first = self.seconds()
+
+
+@contextmanager
+def _watched(ensemble: Any, length: int, tell: Callable[[], None]) -> Iterator[None]:
+    """Calls `tell` when fairseq's ensemble is about to decode the token after `length` - 1."""
+    forward_decoder = ensemble.forward_decoder
+
+    def watched(tokens: Tensor, *args: Any) -> Any:
+        if tokens.size(1) == length:
+            tell()
+        return forward_decoder(tokens, *args)
+
+    ensemble.forward_decoder = watched
+    try:
+        yield
+    finally:
+        del ensemble.forward_decoder
 
 
 class System(ABC):
@@ -116,21 +135,15 @@ class Fairseq(System):
         prompt = 1 if case.model.sizes.encoder else case.source
         generator = self._generator(case.beam, prompt - 1 + case.steps - self.closing)
         clock = _Clock()
-
-        def forward_decoder(tokens: Tensor, *args: Any) -> Any:
-            if tokens.size(1) == prompt + 1:
-                clock.first_done()
-            return ensemble_forward(tokens, *args)
-
-        ensemble = generator.model
-        ensemble_forward = ensemble.forward_decoder
-        ensemble.forward_decoder = forward_decoder
         lengths = torch.full((len(sources),), case.source)
         sample = {"net_input": {"src_tokens": sources, "src_lengths": lengths}}
-        clock.start()
-        found = self._task.inference_step(generator, [self._model], sample)
-        seconds = clock.seconds()
-        del ensemble.forward_decoder
+        with ExitStack() as stack:
+            if self._plan is None:
+                # The plugin must not find a method that is not fairseq's.
+                stack.enter_context(_watched(generator.model, prompt + 1, clock.first_done))
+            clock.start()
+            found = self._task.inference_step(generator, [self._model], sample)
+            seconds = clock.seconds()
         kept = slice(prompt - 1, -1)
         hypotheses = [
             [(h["tokens"][kept].tolist(), float(h["positional_scores"][kept].sum())) for h in hypos]
