@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from el_attention.plugin import scorer
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.ngrams import NGramBlock
 from el_attention.plugin.specialize import Specialized, specialize
+from el_attention.search import Settings, beam_search
 
 if TYPE_CHECKING:
     from fairseq.sequence_generator import EnsembleModel as _Ensemble
     from fairseq.sequence_generator import SequenceGenerator as _Generator
 else:
     _Ensemble = _Generator = object
+
+logger = logging.getLogger(__name__)
 
 
 class ELEnsemble(Specialized, _Ensemble):
@@ -32,6 +37,32 @@ class ELEnsemble(Specialized, _Ensemble):
     prompt: Tensor | None
     keep_attention: bool
 
+    def begin(self, sentences: int, incremental_states: list[dict[str, Any]]) -> None:
+        """Tells language models that are converted their beam, and gives them the prompt.
+
+        Args:
+            sentences: number of sentences.
+            incremental_states: of every model, empty.
+        """
+        decoders = [model.decoder for model in self.models]
+        if not all(isinstance(decoder, ELDecoder) for decoder in decoders):
+            return
+        for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
+            decoder.begin(incremental_state, sentences, self.beam)
+        if self.prompt is not None and all(decoder.can_take_prompt() for decoder in decoders):
+            for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
+                decoder.take_prompt(incremental_state, self.prompt)
+
+    def inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:
+        """Whether position `age` is known of all sentences, to every model."""
+        states = [DecodingState.find(state) for state in incremental_states]
+        return all(
+            state is not None
+            and state.prompt is not None
+            and bool((age < state.prompt.lengths).all())
+            for state in states
+        )
+
     def forward_decoder(
         self,
         tokens: Tensor,
@@ -41,8 +72,8 @@ class ELEnsemble(Specialized, _Ensemble):
     ) -> tuple[Tensor, Tensor | None]:
         """Scores the next token; see fairseq's `EnsembleModel.forward_decoder`."""
         if tokens.size(1) == 1 and self.has_incremental and not self.has_encoder():
-            self._begin(tokens.size(0) // self.beam, incremental_states)
-        if self._inside_prompt(tokens.size(1) - 1, incremental_states):
+            self.begin(tokens.size(0) // self.beam, incremental_states)
+        if self.inside_prompt(tokens.size(1) - 1, incremental_states):
             # All beams of a sentence are equal there: score each sentence once.
             lprobs, attention = super().forward_decoder(
                 tokens[:: self.beam], encoder_outs, incremental_states, temperature
@@ -53,28 +84,15 @@ class ELEnsemble(Specialized, _Ensemble):
         )
         return lprobs, attention if self.keep_attention else None
 
-    def _begin(self, sentences: int, incremental_states: list[dict[str, Any]]) -> None:
-        decoders = [model.decoder for model in self.models]
-        if not all(isinstance(decoder, ELDecoder) for decoder in decoders):
-            return
-        for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
-            decoder.begin(incremental_state, sentences, self.beam)
-        if self.prompt is not None and all(decoder.can_take_prompt() for decoder in decoders):
-            for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
-                decoder.take_prompt(incremental_state, self.prompt)
-
-    def _inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:
-        states = [DecodingState.find(state) for state in incremental_states]
-        return all(
-            state is not None
-            and state.prompt is not None
-            and bool((age < state.prompt.lengths).all())
-            for state in states
-        )
-
 
 class ELGenerator(Specialized, _Generator):
-    """Tells the ensemble the prompt of each batch, and blocks n-grams on every device."""
+    """Searches by `beam_search` where it can, and else over the ensemble that knows the prompt.
+
+    Attributes:
+        el_announced: the reasons for fairseq's own search that have been logged.
+    """
+
+    el_announced: set[str]
 
     def _generate(
         self,
@@ -83,13 +101,78 @@ class ELGenerator(Specialized, _Generator):
         constraints: Tensor | None = None,
         bos_token: int | None = None,
     ) -> list[list[dict[str, Tensor]]]:
+        reason = self.reason_against(sample, constraints)
+        if reason is not None and reason not in self.el_announced:
+            self.el_announced.add(reason)
+            logger.info(f"search: fairseq's own, because {reason}")
         self.model.prompt = self._prompt(prefix_tokens, bos_token)
         try:
+            if reason is None:
+                return self._search(sample["net_input"], prefix_tokens, bos_token)
             return super()._generate(
                 sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
             )
         finally:
             self.model.prompt = None
+
+    def reason_against(self, sample: dict[str, Any], constraints: Tensor | None) -> str | None:
+        """Returns why `beam_search` cannot generate for a batch, or None if it can."""
+        from fairseq.search import BeamSearch
+        from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
+
+        for part, expected in ((self, SequenceGenerator), (self.model, EnsembleModel)):
+            if part._base is not expected:
+                return f"there is a {part._base.__name__}, which may do something else"
+        if type(self.search) is not BeamSearch:
+            return f"a {type(self.search).__name__} was asked for"
+        if constraints is not None:
+            return "there are constraints"
+        if self.lm_model is not None:
+            return "scores of a language model are added"
+        if not isinstance(self.repeat_ngram_blocker, NGramBlock | None):
+            return f"n-grams are blocked by a {type(self.repeat_ngram_blocker).__name__}"
+        if "forward_decoder" in vars(self.model):
+            return "the ensemble has a forward_decoder of its own"
+        if "src_tokens" not in sample["net_input"]:
+            return "the sources are not tokens"
+        return scorer.reason_against(self.model)
+
+    def _search(
+        self, net_input: dict[str, Tensor], prefix: Tensor | None, bos_token: int | None
+    ) -> list[list[dict[str, Tensor]]]:
+        source = net_input["src_tokens"]
+        sentences = torch.arange(len(source), device=source.device)
+        lengths = net_input.get("src_lengths")
+        if lengths is None:
+            lengths = (source.ne(self.eos) & source.ne(self.pad)).sum(1)
+        longest = min(int(self.max_len_a * source.size(1) + self.max_len_b), self.max_len - 1)
+        settings = Settings(
+            beam=self.beam_size,
+            pad=self.pad,
+            unk=self.unk,
+            eos=self.eos,
+            max_len=int(lengths.max()) if self.match_source_len else longest,
+            min_len=self.min_len,
+            length_penalty=self.len_penalty if self.normalize_scores else 0.0,
+            unk_penalty=self.unk_penalty,
+            suppressed=self.token_indices_to_suppress,
+            no_repeat_ngram_size=getattr(self.repeat_ngram_blocker, "size", 0),
+        )
+        encoder_outs = self.model.reorder_encoder_out(
+            self.model.forward_encoder(net_input), sentences.repeat_interleave(self.beam_size)
+        )
+        hypotheses = beam_search(
+            scorer.EnsembleScorer(self.model, len(source), encoder_outs, self.temperature),
+            settings,
+            torch.full_like(sentences, self.eos if bos_token is None else bos_token),
+            prefix,
+            lengths if self.match_source_len else None,
+        )
+        nothing = torch.empty(0)
+        return [
+            [{**h._asdict(), "attention": nothing, "alignment": nothing} for h in sentence]
+            for sentence in hypotheses
+        ]
 
     def _prefix_tokens(
         self,
@@ -135,6 +218,7 @@ def convert_generator(generator: _Generator) -> _Generator:
     ensemble = specialize(generator.model, ELEnsemble)
     ensemble.beam = generator.beam_size
     ensemble.prompt = None
+    generator.el_announced = set()
     ensemble.keep_attention = isinstance(generator, SequenceGeneratorWithAlignment)
     if generator.repeat_ngram_blocker is not None:
         size = generator.repeat_ngram_blocker.no_repeat_ngram_size

@@ -1,0 +1,253 @@
+"""Beam search: at every step, the best continuations of every sentence's beams.
+
+The candidates of a step are the 2 B best continuations of a sentence.  Those among the first B that
+end it become hypotheses; the first B that do not end it are the next beams.  A sentence is done
+when it has B hypotheses, or at the longest length, where every beam ends.  The details are those of
+fairseq's `SequenceGenerator`, so that the hypotheses are, too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from el_attention.ops import block_ngrams_, top_candidates
+from el_attention.search.hypotheses import Hypothesis, ranked
+from el_attention.search.settings import Scorer, Settings
+
+
+def beam_search(
+    scorer: Scorer,
+    settings: Settings,
+    start: Tensor,
+    prefix: Tensor | None = None,
+    max_lengths: Tensor | None = None,
+) -> list[list[Hypothesis]]:
+    """Finds the hypotheses of G sentences.
+
+    Args:
+        scorer: scores the next word.
+        settings: of the search.
+        start: int64 [G], the first token of every sentence, which is in no hypothesis.
+        prefix: int64 [G, P], words that hypotheses begin with; padding where any may follow.  An
+            eos ends all beams of its sentence.
+        max_lengths: int64 [G], the number of words before the eos beyond which a hypothesis of the
+            sentence scores -inf; or None.
+
+    Returns:
+        The hypotheses of every sentence, best first.
+
+    Raises:
+        ValueError: if the limits of length exclude each other, if a prefix has padding before its
+            eos, or if all ways to end a sentence have probability 0 or NaN.
+    """
+    if settings.min_len > settings.max_len:
+        raise ValueError(
+            f"min_len: expected at most max_len, {settings.max_len}, got {settings.min_len}"
+        )
+    search = _Search(scorer, settings, start, prefix, max_lengths)
+    search.take_common_prefix()
+    while search.alive:
+        search.step()
+    return [ranked(hypotheses) for hypotheses in search.finished]
+
+
+class _Search:
+    """The beams of the sentences that are not done.
+
+    Attributes:
+        alive: the number of every such sentence, in the order of the rows.
+        finished: the hypotheses of every sentence.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        settings: Settings,
+        start: Tensor,
+        prefix: Tensor | None,
+        max_lengths: Tensor | None,
+    ) -> None:
+        self.alive = list(range(len(start)))
+        self.finished: list[list[Hypothesis]] = [[] for _ in self.alive]
+        self._scorer = scorer
+        self._settings = settings
+        self._prefix = prefix
+        self._max_lengths = max_lengths
+        # Of every beam: int64 [N, T], its tokens; [N, T - 1], the sum of log-probabilities up to
+        # each word; [N], the last of these sums.  Beams of a sentence begin as one: the others have
+        # probability 0.
+        self._tokens = self._per_beam(start.unsqueeze(1))
+        self._sums = torch.zeros(len(self._tokens), 0, device=start.device)
+        self._total: Tensor | None = None
+        # bool [G, B]: beams that hold an ended hypothesis for want of another, which happens where
+        # they are more than half as many as words.  Candidates in their places are passed over.
+        self._void = start.new_zeros(len(start), settings.beam, dtype=torch.bool)
+
+    def take_common_prefix(self) -> None:
+        """Takes the words that are forced on all sentences at once, if the scorer can."""
+        if self._prefix is None:
+            return
+        settings = self._settings
+        forced = self._prefix.ne(settings.pad) & self._prefix.ne(settings.eos)
+        length = min(int(forced.all(0).long().cumprod(0).sum()), settings.max_len)
+        words = self._prefix[:, :length]
+        lprobs = self._scorer.score_prefix(words) if length else None
+        if lprobs is None:
+            return
+        if settings.unk_penalty:
+            lprobs = torch.where(words.eq(settings.unk), lprobs - settings.unk_penalty, lprobs)
+        lprobs = lprobs.masked_fill(lprobs.isnan(), -math.inf)
+        total, sums = torch.zeros_like(lprobs[:, 0]), []
+        for column in lprobs.unbind(1):  # rounded as in a search word by word
+            total = total + column
+            sums.append(total)
+        self._tokens = torch.cat([self._tokens, self._per_beam(words)], 1)
+        self._sums = self._per_beam(torch.stack(sums, 1))
+        self._total = self._first_beams(total)
+
+    def step(self) -> None:
+        """Adds a word to every beam; takes out what has ended."""
+        settings, age = self._settings, self._tokens.size(1) - 1
+        logits, lse = self._scorer.score(self._tokens)
+        if self._total is None:
+            self._total = self._first_beams(lse.new_zeros(len(self.alive)))
+        logits, lse = self._restricted(logits, lse)
+        # Padding is never chosen, so that at most the other words are candidates.
+        beam, words = settings.beam, logits.size(1)
+        count = min(2 * beam, (beam if age else 1) * words - 1)
+        scores, index = top_candidates(logits, lse, self._total, beam, count)
+        first = torch.arange(0, len(logits), beam, device=logits.device).unsqueeze(1)
+        parents = index.div(words, rounding_mode="floor").add_(first)
+        tokens = index.remainder(words)
+        ends = tokens.eq(settings.eos).logical_and_(scores.gt(-math.inf))
+        ended = (ends[:, :beam] & ~self._void).nonzero()
+        done = self._finish(ended, scores, parents) if len(ended) else set()
+        if age == settings.max_len:
+            self._stop({sentence for sentence, _ in ended.tolist()})
+            return
+        ends[:, :beam].logical_or_(self._void)
+        if done:
+            kept = self._drop(done)
+            scores, parents, tokens, ends = (x[kept] for x in (scores, parents, tokens, ends))
+        if self.alive:
+            self._continue(scores, parents, tokens, ends)
+
+    def _restricted(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        """Applies the settings and the prefix to `logits`, in place where it can."""
+        settings, age = self._settings, self._tokens.size(1) - 1
+        if settings.unk_penalty:
+            logits = logits.to(lse.dtype)  # half precision would round the penalty
+            logits[:, settings.unk] -= settings.unk_penalty
+        logits[:, settings.pad] = -math.inf
+        forced = None
+        if age == settings.max_len:
+            self._force(logits, torch.full_like(self._tokens[:, 0], settings.eos))
+        elif self._prefix is not None and age < self._prefix.size(1):
+            logits, lse = self._one_end(self._prefix[:, age].eq(settings.eos), logits, lse)
+            words = self._per_beam(self._prefix[:, age])
+            self._force(logits, words)
+            forced = words.ne(settings.pad)
+        else:
+            if age < settings.min_len:
+                logits[:, settings.eos] = -math.inf
+            if settings.suppressed is not None:
+                logits[:, settings.suppressed] = -math.inf
+        if settings.no_repeat_ngram_size:
+            block_ngrams_(logits, self._tokens, settings.no_repeat_ngram_size, age + 1, forced)
+        return logits, lse
+
+    def _force(self, logits: Tensor, words: Tensor) -> None:
+        """Forbids all but `words`, int64 [N]; nothing where that is padding."""
+        index = words.unsqueeze(1)
+        kept = logits.gather(1, index)
+        logits.masked_fill_(index.ne(self._settings.pad), -math.inf).scatter_(1, index, kept)
+
+    def _one_end(self, ending: Tensor, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        """Makes all beams equal to the first in sentences, bool [G], whose prefix ends now."""
+        if not ending.any():
+            return logits, lse
+        assert self._prefix is not None and self._total is not None
+        beam, words = self._settings.beam, self._tokens[:, 1:]
+        given = self._prefix[ending, : words.size(1)]
+        if not torch.equal(words[::beam][ending], given):
+            raise ValueError(f"prefix: expected only words before an eos, got {given.tolist()}")
+        rows = torch.arange(len(logits), device=logits.device)
+        rows -= rows.remainder(beam) * self._per_beam(ending)
+        self._tokens, self._sums = self._tokens[rows], self._sums[rows]
+        self._total = self._total[rows]
+        return logits[rows], lse[rows]
+
+    def _finish(self, ended: Tensor, scores: Tensor, parents: Tensor) -> set[int]:
+        """Keeps the candidates, int64 [n, 2], that end sentences that may have more hypotheses.
+
+        Returns:
+            The sentences that now have all, by their position.
+        """
+        settings = self._settings
+        sentences, places = ended.unbind(1)
+        rows, score = parents[sentences, places], scores[sentences, places]
+        tokens = self._tokens[rows, 1:]
+        tokens = torch.cat([tokens, torch.full_like(rows, settings.eos).unsqueeze(1)], 1)
+        sums = torch.cat([self._sums[rows], score.unsqueeze(1)], 1)
+        positional = sums.diff(dim=1, prepend=torch.zeros_like(sums[:, :1]))
+        length = sums.size(1)
+        score = score / length**settings.length_penalty
+        if self._max_lengths is not None:
+            score = score.masked_fill(length - 1 > self._max_lengths[sentences], -math.inf)
+        done = set()
+        for sentence, *parts in zip(
+            sentences.tolist(), tokens.unbind(), score.unbind(), positional.unbind(), strict=True
+        ):
+            hypotheses = self.finished[self.alive[sentence]]
+            if len(hypotheses) < settings.beam:
+                hypotheses.append(Hypothesis(*parts))
+            if len(hypotheses) == settings.beam:
+                done.add(sentence)
+        return done
+
+    def _stop(self, ended: set[int]) -> None:
+        """Ends the search at the longest length, at which all sentences should have `ended`."""
+        for position, sentence in enumerate(self.alive):
+            if position not in ended:
+                raise ValueError(
+                    f"sentence {sentence}: expected a finite score at some end of it, got none; "
+                    "are there NaN in the logits, or is every word forbidden?"
+                )
+        self.alive = []
+
+    def _drop(self, done: set[int]) -> Tensor:
+        """Takes out the sentences that are done; returns the positions of the others."""
+        positions = [i for i in range(len(self.alive)) if i not in done]
+        self.alive = [self.alive[i] for i in positions]
+        kept = torch.tensor(positions, dtype=torch.int64, device=self._void.device)
+        self._void = self._void[kept]
+        if self._prefix is not None:
+            self._prefix = self._prefix[kept]
+        if self._max_lengths is not None:
+            self._max_lengths = self._max_lengths[kept]
+        return kept
+
+    def _continue(self, scores: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor) -> None:
+        """Makes the first candidates that do not end their sentence the new beams."""
+        # Those that end come last, in case there are no others.
+        chosen = ends.to(torch.uint8).argsort(dim=1, stable=True)[:, : self._settings.beam]
+        self._void = ends.gather(1, chosen)
+        self._total = scores.gather(1, chosen).flatten()
+        rows = parents.gather(1, chosen).flatten()
+        tokens = tokens.gather(1, chosen).view(-1, 1)
+        self._tokens = torch.cat([self._tokens.index_select(0, rows), tokens], 1)
+        self._sums = torch.cat([self._sums.index_select(0, rows), self._total.unsqueeze(1)], 1)
+        self._scorer.reorder(rows)
+
+    def _per_beam(self, x: Tensor) -> Tensor:
+        """Repeats the rows of sentences for their beams."""
+        return x.repeat_interleave(self._settings.beam, 0)
+
+    def _first_beams(self, total: Tensor) -> Tensor:
+        """Gives `total`, [G], to the first beam of every sentence, and -inf to the others."""
+        beams = total.new_full((len(total), self._settings.beam), -math.inf)
+        beams[:, 0] = total
+        return beams.flatten()
