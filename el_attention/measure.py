@@ -40,28 +40,29 @@ def storages(*roots: object) -> dict[int, int]:
 
 
 class Spy:
-    """Stands in for an ensemble's ``forward_decoder`` and records the peak of its state.
+    """Stands in for a decoder's ``forward`` and records the peak of what is kept between steps.
 
     Attributes:
         peak: bytes, the largest sum over the steps so far; parameters do not count.
     """
 
-    def __init__(self, forward_decoder: Callable[..., Any], models: nn.Module) -> None:
+    def __init__(self, forward: Callable[..., Any], model: nn.Module) -> None:
         self.peak = 0
-        self._forward = forward_decoder
-        self._parameters = storages(list(models.parameters()), list(models.buffers()))
+        self._forward = forward
+        self._parameters = storages(list(model.parameters()), list(model.buffers()))
 
     def __call__(
         self,
         tokens: Tensor,
-        encoder_outs: list[dict[str, Any]],
-        incremental_states: list[dict[str, Any]],
-        *args: Any,
+        encoder_out: dict[str, Any] | None = None,
+        incremental_state: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Decodes one step, then measures what is kept for the next."""
-        result = self._forward(tokens, encoder_outs, incremental_states, *args, **kwargs)
-        kept = storages(encoder_outs, incremental_states)
+        result = self._forward(
+            tokens, encoder_out=encoder_out, incremental_state=incremental_state, **kwargs
+        )
+        kept = storages(encoder_out, incremental_state)
         total = sum(size for address, size in kept.items() if address not in self._parameters)
         self.peak = max(self.peak, total)
         return result

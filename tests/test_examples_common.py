@@ -485,14 +485,15 @@ def test_spy_keeps_the_peak_and_leaves_out_parameters():
     linear = nn.Linear(4, 4, bias=False)
     sizes = iter([2, 8, 4])
 
-    def forward(tokens, encoder_outs, incremental_states, temperature):
-        incremental_states[0]["state"] = [torch.zeros(next(sizes)), linear.weight.view(-1)]
-        return temperature
+    def forward(tokens, encoder_out, incremental_state, factor):
+        incremental_state["state"] = [torch.zeros(next(sizes)), linear.weight.view(-1)]
+        return factor
 
     spy = Spy(forward, linear)
-    states = [{}]
+    state, source = {}, {"encoder_out": [torch.zeros(5)]}
     for _ in range(3):
-        assert spy(torch.zeros(1, 1), [{"encoder_out": [torch.zeros(5)]}], states, 0.5) == 0.5
+        result = spy(torch.zeros(1, 1), encoder_out=source, incremental_state=state, factor=0.5)
+        assert result == 0.5
     assert spy.peak == 4 * (5 + 8)
 
 

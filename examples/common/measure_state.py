@@ -2,7 +2,7 @@
 
 Takes the arguments of fairseq-generate, decodes the batch with the longest sources, and after
 every decoder step adds up the distinct tensor storages that are reachable from fairseq's
-``incremental_states`` and ``encoder_outs``. Model parameters do not count.
+``incremental_state`` and ``encoder_out``. Model parameters do not count.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def measure(arguments: list[str]) -> dict[str, int | float]:
     prefix = longest["target"][:, :size] if size > 0 else None
 
     generator = task.build_generator(models, cfg.generation)
-    generator.model.forward_decoder = spy = Spy(generator.model.forward_decoder, generator.model)
+    decoder = generator.model.single_model.decoder
+    decoder.forward = spy = Spy(decoder.forward, generator.model)
     with torch.no_grad():
         task.inference_step(generator, models, longest, prefix_tokens=prefix)
 

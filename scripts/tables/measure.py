@@ -193,7 +193,7 @@ def _memory(run: _Run) -> Result:
     assert batch is not None
     run.memory.reset_peak()
     generator = run.generator(max_len_b=2, min_len=2)
-    generator.model.forward_decoder = spy = _InputSpy(generator.model.forward_decoder, run.model)
+    run.model.decoder.forward = spy = _InputSpy(run.model)
     sample = run.on_device(run.inputs.longest(batch, job.profile.task(job.cell).limit))
     run.generate(generator, sample)
     return {
@@ -212,29 +212,27 @@ class _InputSpy(Spy):
         input_peak: the largest sum over the steps so far.
     """
 
-    def __init__(self, forward_decoder: Callable[..., Any], model: BaseFairseqModel) -> None:
-        super().__init__(forward_decoder, model)
+    def __init__(self, model: BaseFairseqModel) -> None:
+        super().__init__(model.decoder.forward, model)
         self.input_peak = 0
         self._attentions = encoder_attentions(model)
 
     def __call__(
         self,
         tokens: Tensor,
-        encoder_outs: list[dict[str, Any]],
-        incremental_states: list[dict[str, Any]],
-        *args: Any,
+        encoder_out: dict[str, Any] | None = None,
+        incremental_state: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Decodes one step, then measures what is kept for the next."""
-        result = super().__call__(tokens, encoder_outs, incremental_states, *args, **kwargs)
-        (states,) = incremental_states
-        shared = DecodingState.find(states)
+        result = super().__call__(tokens, encoder_out, incremental_state, **kwargs)
+        shared = DecodingState.find(incremental_state)
         kept: list[Any] = []
         for attention in self._attentions:
             if shared is not None and attention in shared.pools:
                 kept.append(shared.pools[attention].blocks)
             else:
-                buffer = attention._get_input_buffer(states)
+                buffer = attention._get_input_buffer(incremental_state)
                 kept.append([buffer.get("prev_key"), buffer.get("prev_value")])
         self.input_peak = max(self.input_peak, sum(storages(kept).values()))
         return result
@@ -245,10 +243,9 @@ def _parts(run: _Run, sample: dict[str, Any]) -> dict[str, float]:
     generator = run.generator()
     ensemble, decoder, watch = generator.model, run.model.decoder, _Stopwatch(run)
     ensemble.forward_encoder = watch.timed("encoder", ensemble.forward_encoder)
-    ensemble.forward_decoder = watch.timed("decoder", ensemble.forward_decoder)
+    decoder.forward = watch.timed("decoder", decoder.forward)
     for name in ("reorder_encoder_out", "reorder_incremental_state"):
         setattr(ensemble, name, watch.timed("reordering", getattr(ensemble, name)))
-    run.model.get_normalized_probs = watch.timed("vocabulary", run.model.get_normalized_probs)
     watch.module("vocabulary", decoder.output_projection)
     for layer in decoder.layers.children():
         watch.module("self-attention", layer.self_attn)
