@@ -40,7 +40,7 @@ else:
     plugin.register_tasks()
 
 
-def convert(target: Any, plan: str = "auto") -> Any:
+def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -> Any:
     """Makes a model, hub interface or generator use EL-attention; see `plugin.convert`.
 
     Raises:
@@ -50,4 +50,4 @@ def convert(target: Any, plan: str = "auto") -> Any:
     """
     if fairseq_error is not None:
         raise ImportError(f"el_attention.convert needs fairseq: {fairseq_error}") from fairseq_error
-    return plugin.convert(target, plan)
+    return plugin.convert(target, plan, memory_budget)

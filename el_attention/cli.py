@@ -1,10 +1,10 @@
-"""Command line of the package: the doctor and the path for fairseq's ``--user-dir``."""
+"""Command line of the package: the doctor, the path for ``--user-dir``, and the planner."""
 
 import argparse
 from collections.abc import Sequence
 
 import el_attention
-from el_attention import doctor
+from el_attention import doctor, plan_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,21 +21,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="el-attention",
-        description="Checks this installation of EL-attention, or prints its --user-dir path.",
+        description="Checks this installation of EL-attention, prints its --user-dir path, or "
+        "shows which plan it would choose.",
     )
     parser.add_argument(
         "--version", action="version", version=f"el-attention {el_attention.__version__}"
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=("doctor", "user-dir"),
-        default="doctor",
-        help="doctor (default): report versions, fairseq, plugin, CUDA and what stands in the way; "
-        "user-dir: print the path alone, for fairseq-generate --user-dir $(el-attention user-dir)",
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser(
+        "doctor",
+        help="(default) report versions, fairseq, plugin, CUDA and what stands in the way",
     )
-    if parser.parse_args(argv).command == "user-dir":
+    commands.add_parser(
+        "user-dir",
+        help="print the path alone, for fairseq-generate --user-dir $(el-attention user-dir)",
+    )
+    plan = commands.add_parser(
+        "plan", help="memory, speed and choice of plans for a model on a device, predicted"
+    )
+    plan_command.add_arguments(plan)
+    options = parser.parse_args(argv)
+    if options.command == "user-dir":
         print(doctor.user_dir())
+        return 0
+    if options.command == "plan":
+        try:
+            print(plan_command.run(options))
+        except ValueError as error:
+            plan.error(str(error))
         return 0
     findings = doctor.collect()
     print(doctor.render(findings))

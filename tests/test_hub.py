@@ -70,7 +70,7 @@ def test_hub_interface_translates_and_samples_as_stock(
 ) -> None:
     stock, ours = hub(workspace, name), el_attention.convert(hub(workspace, name), plan)
     attention = next(m for m in ours.modules() if isinstance(m, ELAttention))
-    assert attention.el_plan == plan
+    assert attention.el_planner.name == plan
     lines = sentences(name)
     tokens = [stock.encode(line) for line in lines]
     options: list[dict[str, Any]] = [
@@ -116,7 +116,7 @@ def test_converting_twice_changes_the_plan_only(workspace):
     again = el_attention.convert(ours, "shared-projection")
     assert again is ours
     assert [type(module) for module in ours.modules()] == classes
-    assert {m.el_plan for m in ours.modules() if isinstance(m, ELAttention)} == {
+    assert {m.el_planner.name for m in ours.modules() if isinstance(m, ELAttention)} == {
         "shared-projection"
     }
     generator = ours.task.build_generator(ours.models, ours.cfg.generation)

@@ -1,6 +1,6 @@
 """Multi-head attention over shared states, by either of two exact plans."""
 
-from el_attention.attention.planner import PLAN_CHOICES, Choice, choose
+from el_attention.attention.planner import PLAN_CHOICES, Choice, Planner
 from el_attention.attention.plans import (
     PLANS,
     ExpandedQuery,
@@ -10,6 +10,7 @@ from el_attention.attention.plans import (
     SharedProjection,
     Sink,
 )
+from el_attention.attention.rates import rates_of
 
 __all__ = [
     "PLANS",
@@ -17,9 +18,10 @@ __all__ = [
     "Choice",
     "ExpandedQuery",
     "Plan",
+    "Planner",
     "Projections",
     "Result",
     "SharedProjection",
     "Sink",
-    "choose",
+    "rates_of",
 ]

@@ -1,4 +1,4 @@
-"""Chooses between the exact plans."""
+"""Chooses between the exact plans, by predicted time and by memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 import torch
 
-from el_attention.attention.plans import PLANS, Plan
+from el_attention.attention.plans import PLANS, ExpandedQuery, Plan, SharedProjection
+from el_attention.attention.rates import rates_of
+from el_attention.cost import SELF, SOURCE, Architecture, Candidate, Workload, best, candidates
+from el_attention.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
 
@@ -18,23 +21,63 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(name: str, device: torch.device) -> Choice:
-    """Returns the plan called `name`; "auto" picks by device.
+class Planner:
+    """Chooses the plans of a model, once for each generation.
 
-    On a CPU the multiply-adds that the expanded query adds (H times more per row) cost more than
-    the memory traffic it saves; on a GPU it is the other way round.
-
-    Args:
-        name: one of `PLAN_CHOICES`.
-        device: where attention runs.
-
-    Raises:
-        ValueError: if there is no such plan.
+    Attributes:
+        name: the plan that was asked for, one of `PLAN_CHOICES`.
     """
-    if name not in PLAN_CHOICES:
-        raise ValueError(f"attention plan: expected one of {PLAN_CHOICES}, got {name!r}")
-    if name != "auto":
-        return Choice(PLANS[name], "as requested")
-    if device.type == "cpu":
-        return Choice(PLANS["shared-projection"], "a CPU is bound by arithmetic")
-    return Choice(PLANS["expanded-query"], f"{device.type} is bound by memory")
+
+    def __init__(self, name: str, architecture: Architecture, budget: int | None = None) -> None:
+        """Takes what does not change between generations.
+
+        Args:
+            name: one of `PLAN_CHOICES`.
+            architecture: of the model.
+            budget: bytes for states and temporaries; None for what is free.
+
+        Raises:
+            ValueError: if there is no such plan.
+        """
+        if name not in PLAN_CHOICES:
+            raise ValueError(f"attention plan: expected one of {PLAN_CHOICES}, got {name!r}")
+        self.name = name
+        self._architecture = architecture
+        self._budget = budget
+
+    def choose(self, load: Workload, device: torch.device) -> dict[str, Choice]:
+        """Returns the choice for each kind of attention, `SELF` and `SOURCE`.
+
+        "auto" takes the plans whose generation is predicted to be fastest, of those whose states
+        fit; where times are equal, the smaller states.
+
+        Args:
+            load: what is generated.
+            device: where it runs.
+        """
+        if self.name != "auto":
+            choice = Choice(PLANS[self.name], "as requested")
+            return {SELF: choice, SOURCE: choice}
+        known, rates = rates_of(device, getattr(torch, load.dtype))
+        found = candidates(self._architecture, load, known, rates)
+        available = free_bytes(device) if self._budget is None else self._budget
+        chosen = best(found, available)
+        choices = {}
+        for kind, expanded in chosen.expanded.items():
+            other = {**chosen.expanded, kind: not expanded}
+            (rejected,) = (candidate for candidate in found if candidate.expanded == other)
+            choices[kind] = Choice(
+                _plan(expanded),
+                f"predicted {_time(chosen, load)} and {in_units(chosen.needed_bytes)}; with "
+                f"{_plan(not expanded).name} {_time(rejected, load)} and "
+                f"{in_units(rejected.needed_bytes)}; {in_units(available)} available",
+            )
+        return choices
+
+
+def _plan(expanded: bool) -> Plan:
+    return PLANS[ExpandedQuery.name if expanded else SharedProjection.name]
+
+
+def _time(candidate: Candidate, load: Workload) -> str:
+    return f"{1e3 * candidate.seconds / load.last_end:.3g} ms per token"

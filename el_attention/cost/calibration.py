@@ -1,4 +1,4 @@
-"""The only fitted constants of the cost model."""
+"""The fitted constants of the cost model, and those for rates that were measured."""
 
 from el_attention.cost.timing import Rates
 
@@ -6,3 +6,7 @@ from el_attention.cost.timing import Rates
 # PyTorch of 2020): least squares on the logarithms of its ten ratios and twenty speeds; ratios
 # alone leave a common factor of all rates open. A share of 1 is a bound, not a measurement.
 FITTED = Rates(half=0.55, single=1.0, stream=0.558, operation_seconds=21.1e-6)
+
+# For devices whose rates are what software was measured to reach. On a CPU calls are no time of
+# their own: the device does not work beside the host.
+MEASURED = Rates(half=1.0, single=1.0, stream=1.0, operation_seconds=0.0)

@@ -49,11 +49,21 @@ class Memory:
 
     def fits(self, device: Device) -> bool:
         """Whether a process with these tensors runs on `device`."""
-        return self.peak <= (device.memory - CONTEXT_BYTES) * (1 - FRAGMENTATION)
+        return self.peak <= usable(device)
 
     def table(self) -> dict[str, float]:
         """Returns the parts by name, in bytes."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def usable(device: Device, context: bool = True) -> float:
+    """Returns the bytes of a device that tensors can have.
+
+    Args:
+        device: with its memory.
+        context: whether a process needs a context there, as on a GPU.
+    """
+    return (device.memory - CONTEXT_BYTES * context) * (1 - FRAGMENTATION)
 
 
 def input_states(arch: Architecture, system: System, load: Workload) -> float:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from el_attention.attention import Plan, Projections, Sink, choose
+from el_attention.attention import Plan, Planner, Projections, Sink
+from el_attention.cost import SELF, SOURCE
 from el_attention.ops import Rows, can_run
 from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.specialize import Specialized
@@ -31,7 +32,7 @@ class ELAttention(Specialized, _Base):
     """
 
     el_name: str
-    el_plan: str
+    el_planner: Planner
 
     def reason_against(self, dtype: torch.dtype) -> str | None:
         """Returns why this module cannot read shared states of `dtype`, or None if it can."""
@@ -125,14 +126,15 @@ class ELAttention(Specialized, _Base):
         """Returns the plan for a generation over `states`, or None for fairseq's attention."""
         if self not in state.plans:
             reason = self.reason_against(states.dtype)
-            choice = choose(self.el_plan, states.device)
-            state.plans[self] = None if reason else choice.plan
-            kind = "self-attention" if self.self_attention else "encoder-decoder attention"
             if reason:
+                state.plans[self] = None
                 line = f"{self.el_name}: fairseq's own attention, because {reason}"
                 state.announce(logging.WARNING, line)
             else:
-                state.announce(logging.INFO, f"{kind}: {choice.plan.name} ({choice.reason})")
+                kind = SELF if self.self_attention else SOURCE
+                choice = state.choose(self.el_planner, kind, states)
+                state.plans[self] = choice.plan
+                state.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
                 obstacle = can_run(states)
                 operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
                 state.announce(logging.INFO, f"operators on {states.device.type}: {operators}")

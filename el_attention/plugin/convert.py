@@ -13,7 +13,8 @@ from fairseq.modules import BaseLayer, MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from fairseq.sequence_generator import SequenceGenerator
 
-from el_attention.attention import PLAN_CHOICES
+from el_attention.attention import PLAN_CHOICES, Planner
+from el_attention.plugin.architecture import architecture_of
 from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.encoder import ELEncoder
@@ -28,7 +29,7 @@ _refused: WeakSet[BaseFairseqModel] = WeakSet()  # models whose warning has been
 T = TypeVar("T", BaseFairseqModel, GeneratorHubInterface, SequenceGenerator)
 
 
-def convert(target: T, plan: str = "auto") -> T:
+def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> T:
     """Makes a model, a hub interface or a generator use EL-attention when it generates.
 
     The object is changed in place and stays what it was: same parameters and names, same results.
@@ -39,6 +40,7 @@ def convert(target: T, plan: str = "auto") -> T:
         target: a fairseq model; the result of `from_pretrained`; or a `SequenceGenerator`, whose
             models are converted too.
         plan: "auto", "expanded-query" or "shared-projection".
+        memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
 
     Returns:
         `target`.
@@ -50,15 +52,16 @@ def convert(target: T, plan: str = "auto") -> T:
     if plan not in PLAN_CHOICES:
         raise ValueError(f"attention plan: expected one of {PLAN_CHOICES}, got {plan!r}")
     if isinstance(target, GeneratorHubInterface):
-        specialize(target.task, ELTask).el_plan = plan
+        task = specialize(target.task, ELTask)
+        task.el_plan, task.el_memory_budget = plan, memory_budget
         for model in target.models:
-            _convert_model(model, plan)
+            _convert_model(model, plan, memory_budget)
     elif isinstance(target, SequenceGenerator):
         for model in target.model.models:
-            _convert_model(model, plan)
+            _convert_model(model, plan, memory_budget)
         convert_generator(target)
     elif isinstance(target, BaseFairseqModel):
-        _convert_model(target, plan)
+        _convert_model(target, plan, memory_budget)
     else:
         raise TypeError(
             "convert: expected a fairseq model, a hub interface or a SequenceGenerator, "
@@ -95,7 +98,7 @@ def reason_against(model: BaseFairseqModel) -> str | None:
     return None
 
 
-def _convert_model(model: BaseFairseqModel, plan: str) -> None:
+def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None) -> None:
     reason = reason_against(model)
     if reason is not None:
         if model not in _refused:
@@ -103,10 +106,11 @@ def _convert_model(model: BaseFairseqModel, plan: str) -> None:
         _refused.add(model)
         return
     specialize(model.decoder, ELDecoder).el_announced = set()
+    planner = Planner(plan, architecture_of(model), memory_budget)
     for name, module in model.decoder.named_modules():
         if isinstance(module, MultiheadAttention):
             specialize(module, ELAttention)
-            module.el_name, module.el_plan = f"decoder.{name}", plan
+            module.el_name, module.el_planner = f"decoder.{name}", planner
             # fairseq never forgets the beam of an earlier generation; the tree knows better.
             module.beam_size = 1
     if getattr(model, "encoder", None) is not None:

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from el_attention.attention import Plan
+from el_attention.attention import Choice, Plan, Planner
+from el_attention.cost import Workload
 from el_attention.ops import Rows
 from el_attention.state import BeamTree, Payload, Placement, StatePool, View
 
 logger = logging.getLogger(__name__)
 
 KEY = "el_attention.decoding_state"
+# Tokens that plans are made for: how many it will be is known only at the end.
+EXPECTED_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class DecodingState:
         """
         self.tree = BeamTree(sentences, beam, device)
         self._announced = announced
+        self._choices: dict[str, Choice] | None = None
         self.pools: dict[nn.Module, StatePool] = {}
         self.plans: dict[nn.Module, Plan | None] = {}
         self.source: Source | None = None
@@ -95,11 +99,31 @@ class DecodingState:
         """Returns the state that an `incremental_state` holds, if any."""
         return None if incremental_state is None else incremental_state.get(KEY)
 
-    def announce(self, level: int, line: str) -> None:
-        """Logs `line`, once for each model."""
+    def announce(self, level: int, line: str, detail: str = "") -> None:
+        """Logs `line`, once for each model, with the detail of the first time."""
         if line not in self._announced:
             self._announced.add(line)
-            logger.log(level, line)
+            logger.log(level, line + detail)
+
+    def choose(self, planner: Planner, kind: str, states: Tensor) -> Choice:
+        """Returns the plan of a kind of attention, chosen once for all attentions of the model.
+
+        Args:
+            planner: of the model.
+            kind: as in `Planner.choose`.
+            states: the states that are attended to, [rows, columns, width].
+        """
+        if self._choices is None:
+            load = Workload(
+                dtype=str(states.dtype).removeprefix("torch."),
+                batch=max(1, self.tree.sentences),
+                beam=self.tree.beam,
+                source=max(1, len(states if self.source is None else self.source.states)),
+                first_end=EXPECTED_TOKENS,
+                last_end=EXPECTED_TOKENS,
+            )
+            self._choices = planner.choose(load, states.device)
+        return self._choices[kind]
 
     def attach(self, incremental_state: dict[str, Any]) -> None:
         """Stores this state in `incremental_state`."""

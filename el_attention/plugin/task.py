@@ -1,14 +1,20 @@
-"""Tasks that convert every model and generator they build."""
+"""Tasks that convert every model and generator they build, and whose generation is robust."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from el_attention.journal import Journal
+from el_attention.memory import bytes_of
+from el_attention.plugin.options import option_of
+from el_attention.plugin.parts import Generator, Results
+from el_attention.plugin.recording import RecordingGenerator, run_settings
 from el_attention.plugin.specialize import Specialized
+from el_attention.plugin.splitting import SplittingGenerator
 
 if TYPE_CHECKING:
     from fairseq.models import BaseFairseqModel
-    from fairseq.sequence_generator import SequenceGenerator
     from fairseq.tasks import FairseqTask as _Base
 else:
     _Base = object
@@ -18,12 +24,24 @@ class ELTask(Specialized, _Base):
     """A task whose models generate with EL-attention; checkpoints of its original serve it."""
 
     el_plan: str | None = None
+    el_memory_budget: int | None = None
+    el_journal: Journal | None = None
+    el_generation: tuple[Any, dict[str, Any]] = (None, {})  # options of the last generator built
 
     @property
     def plan(self) -> str:
         """The plan to use: of `convert`, else of the command line, else "auto"."""
-        options = getattr(self, "cfg", None) or getattr(self, "args", None)
-        return self.el_plan or str(getattr(options, "attention_plan", None) or "auto")
+        return self.el_plan or str(option_of(self, "attention_plan"))
+
+    @property
+    def memory_budget(self) -> int | None:
+        """Bytes for generation: of `convert`, else of the command line; None for what is free.
+
+        Raises:
+            ValueError: if the option is no size.
+        """
+        text = option_of(self, "el_memory_budget")
+        return self.el_memory_budget or (None if text is None else bytes_of(text))
 
     def __getattr__(self, name: str) -> Any:
         # translation_from_pretrained_bart still reads `args`, which fairseq has renamed to `cfg`.
@@ -39,9 +57,9 @@ class ELTask(Specialized, _Base):
         """
         from el_attention.plugin.convert import convert
 
-        return convert(super().build_model(cfg, from_checkpoint), self.plan)
+        return convert(super().build_model(cfg, from_checkpoint), self.plan, self.memory_budget)
 
-    def build_generator(self, models: Any, *args: Any, **kwargs: Any) -> SequenceGenerator:
+    def build_generator(self, models: Any, args: Any, *more: Any, **kwargs: Any) -> Generator:
         """Builds the generator as the original task does, then converts it.
 
         What is no sequence generator (a scorer of references) stays as it is.
@@ -50,7 +68,49 @@ class ELTask(Specialized, _Base):
 
         from el_attention.plugin.convert import convert
 
-        generator = super().build_generator(models, *args, **kwargs)
-        return (
-            convert(generator, self.plan) if isinstance(generator, SequenceGenerator) else generator
-        )
+        self.el_generation = args, dict(kwargs.get("extra_gen_cls_kwargs") or {})
+        self._close_journal()
+        generator = super().build_generator(models, args, *more, **kwargs)
+        if isinstance(generator, SequenceGenerator):
+            convert(generator, self.plan, self.memory_budget)
+        return generator
+
+    def inference_step(
+        self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Results:
+        """Generates for a batch as the original task does.
+
+        A batch that does not fit in memory is split.  With --journal, finished sentences are
+        recorded, and recorded ones returned.
+
+        Raises:
+            MemoryError: if a single sentence does not fit.
+            OSError: if the journal cannot be written.
+            ValueError: if the journal is of another run.
+        """
+        generator = SplittingGenerator(generator)
+        if option_of(self, "journal"):
+            generator = RecordingGenerator(generator, self._open_journal(models))
+        return super().inference_step(generator, models, sample, *args, **kwargs)
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Begins training, which --journal is not for: the weights change.
+
+        Raises:
+            ValueError: if there is a journal.
+        """
+        if option_of(self, "journal"):
+            raise ValueError("--journal: expected a generation, got training")
+        super().begin_epoch(epoch, model)
+
+    def _open_journal(self, models: Any) -> Journal:
+        if self.el_journal is None:
+            options, extra = self.el_generation
+            settings = run_settings(type(self)._base, models, options, extra)
+            self.el_journal = Journal(Path(option_of(self, "journal")), settings)
+        return self.el_journal
+
+    def _close_journal(self) -> None:
+        if self.el_journal is not None:
+            self.el_journal.close()
+            self.el_journal = None

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from el_attention.memory import is_out_of_memory, release
+
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 
@@ -94,26 +96,7 @@ def may_run_out() -> Iterator[Outcome]:
             raise
         outcome.ran_out = True
     if outcome.ran_out:  # only here: before, the traceback held the block's tensors
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # PyTorch's allocator for the CPU, oneDNN (which compiles code for each shape) and cuBLAS raise
-    # a plain RuntimeError; Python a SystemError, where there is no memory for a MemoryError.
-    phrases = (
-        "can't allocate memory",
-        "could not create a ",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "error return without exception set",
-    )
-    return isinstance(error, (RuntimeError, SystemError)) and any(
-        phrase in str(error) for phrase in phrases
-    )
+        release()
 
 
 def _status(field: str) -> int:

@@ -1,0 +1,115 @@
+"""Memory that this process may still take, and errors that say it took too much."""
+
+from __future__ import annotations
+
+import gc
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_SIZE = re.compile(r"([\d.]+)\s*([kmg]i?)?b?", re.IGNORECASE)
+
+
+def bytes_of(text: str) -> int:
+    """Reads a size: a number of bytes, or one with a unit: 12GiB, 1.5G, 800 MB.
+
+    Raises:
+        ValueError: if it is no positive size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    try:
+        size = float(match[1]) * _UNITS[(match[2] or "").lower()] if match else 0
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"memory: expected a size such as 12GiB or 800MB, got {text!r}")
+    return int(size)
+
+
+def in_units(size: float) -> str:
+    """Writes a number of bytes for people: 1.5 GiB."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Returns the bytes that this process can still allocate on `device`.
+
+    On a GPU, what the driver and PyTorch's cache have left. On a CPU (Linux), the least of what
+    the machine has available and what the limits of the process and of its control group leave;
+    swap does not count.
+
+    Raises:
+        RuntimeError: if the machine does not say what it has available.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    available = _field("/proc/meminfo", "MemAvailable")
+    if available is None:
+        raise RuntimeError(f"memory: cannot tell how much is free on {device}; give a budget")
+    return max(0, min(available, *_left_by_limits()))
+
+
+def release() -> None:
+    """Frees what nothing refers to any more, PyTorch's cache on a GPU included."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # PyTorch's allocator for the CPU, C++'s, oneDNN (which compiles code for each shape) and
+    # cuBLAS raise a plain RuntimeError; Python a SystemError, without memory for a MemoryError.
+    phrases = (
+        "can't allocate memory",
+        "not enough memory",
+        "std::bad_alloc",
+        "could not create a ",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "error return without exception set",
+    )
+    return isinstance(error, (RuntimeError, SystemError)) and any(
+        phrase in str(error) for phrase in phrases
+    )
+
+
+def _left_by_limits() -> Iterator[int]:
+    for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        allowed, _ = resource.getrlimit(limit)
+        used = _field("/proc/self/status", field)
+        if allowed != resource.RLIM_INFINITY and used is not None:
+            yield allowed - used
+    # A container sees its control group as the root of all, of version 2 or of version 1.
+    for folder, limit_name, usage_name, cache in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        group = Path("/sys/fs/cgroup", folder)
+        try:
+            allowed, used = (int((group / name).read_text()) for name in (limit_name, usage_name))
+            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no such group, or no limit ("max")
+            continue
+        # Files that were read count as used, but make room.
+        yield allowed - used + int(counts.get(cache, 0))
+
+
+def _field(path: str, name: str) -> int | None:
+    """A size from a file of proc(5), in bytes."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith(f"{name}:")), None)

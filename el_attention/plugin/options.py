@@ -1,0 +1,91 @@
+"""Options of the `el_` tasks on fairseq's command lines."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Optional
+
+from fairseq.dataclass import ChoiceEnum
+
+from el_attention.attention import PLAN_CHOICES
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOption:
+    """An option; its default is that of a task that was made without it.
+
+    Attributes:
+        name: of the field; the option is the same with dashes.
+        default: if it is not given; False for an option without a value.
+        help: what it does.
+        choices: of its values; none for any text.
+    """
+
+    name: str
+    default: str | bool | None
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+OPTIONS = (
+    TaskOption(
+        "attention_plan",
+        "auto",
+        "how attention reads shared states when generating; every plan gives the same result",
+        PLAN_CHOICES,
+    ),
+    TaskOption(
+        "el_memory_budget",
+        None,
+        "memory that generation may take for states and temporaries, beyond what is loaded, such "
+        "as 12GiB; default: what is free. The plans that `auto` chooses keep to it",
+    ),
+    TaskOption(
+        "journal",
+        None,
+        "file that keeps finished hypotheses; a generation that was interrupted and is started "
+        "again with the same options continues from there and prints everything",
+    ),
+)
+
+
+def option_of(task: object, name: str) -> Any:
+    """Returns the value of an option, whichever way `task` keeps its configuration."""
+    configuration = getattr(task, "cfg", None) or getattr(task, "args", None)
+    (option,) = (option for option in OPTIONS if option.name == name)
+    value = getattr(configuration, name, None)
+    return option.default if value is None else value
+
+
+def with_options(add_args: Callable[[argparse.ArgumentParser], None]) -> Any:
+    """Returns a task's `add_args` that adds the options too."""
+
+    def add_args_and_options(parser: argparse.ArgumentParser) -> None:
+        add_args(parser)
+        for option in OPTIONS:
+            flag = "--" + option.name.replace("_", "-")
+            if option.default is False:
+                parser.add_argument(flag, action="store_true", help=option.help)
+            else:
+                parser.add_argument(
+                    flag,
+                    choices=option.choices or None,
+                    default=option.default,
+                    help=option.help,
+                )
+
+    return add_args_and_options
+
+
+def config_with_options(dataclass: type) -> type:
+    """Returns a task's configuration with the options as further fields."""
+    fields = []
+    for option in OPTIONS:
+        kind: Any = bool if option.default is False else Optional[str]  # noqa: UP045 (omegaconf)
+        if option.choices:
+            kind = ChoiceEnum(option.choices)
+        value = dataclasses.field(default=option.default, metadata={"help": option.help})
+        fields.append((option.name, kind, value))
+    return dataclasses.make_dataclass(f"EL{dataclass.__name__}", fields, bases=(dataclass,))

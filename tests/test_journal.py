@@ -1,0 +1,365 @@
+"""Generation that is killed and started again prints what an undisturbed run prints."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from clidata import SINGLE_SENTENCES, Workspace, run
+from el_attention.journal import Journal
+from el_attention.plugin.recording import from_json, to_json, weights_digest
+from tiny import build, dictionary
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+SETTINGS = {"beam": "4", "weights": "abc"}
+
+
+# The file
+
+
+def reopened(path: Path, settings: dict[str, str] | None = None) -> Journal:
+    return Journal(path, SETTINGS if settings is None else settings)
+
+
+def test_entries_come_back_once_each_in_order(tmp_path) -> None:
+    journal = reopened(tmp_path / "journal")
+    journal.add([("a", 1), ("b", [2])])
+    journal.add([("a", None)], moment="then")
+    assert journal.take("a") is None  # entries are for the next run
+    journal.close()
+    journal = reopened(tmp_path / "journal")
+    assert journal.recovered == 3
+    assert [journal.take(key) for key in "aaabb"] == [
+        (1, None), (None, "then"), None, ([2], None), None,
+    ]  # fmt: skip
+
+
+def test_any_cut_leaves_the_complete_lines_and_room_for_new_ones(tmp_path) -> None:
+    path = tmp_path / "journal"
+    journal = reopened(path)
+    for number in range(3):
+        journal.add([(str(number), number)])
+    journal.close()
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        journal = reopened(path)
+        complete = max(0, whole[:size].count(b"\n") - 1)
+        assert journal.recovered == complete
+        journal.add([("new", "ü")])
+        journal.close()
+        journal = reopened(path)
+        assert journal.recovered == complete + 1
+        assert journal.take("new") == ("ü", None)
+        journal.close()
+
+
+def test_a_tail_of_zeros_is_dropped(tmp_path) -> None:
+    path = tmp_path / "journal"
+    journal = reopened(path)
+    journal.add([("a", 1)])
+    journal.close()
+    with path.open("ab") as file:
+        file.write(bytes(100))
+    journal = reopened(path)
+    assert journal.recovered == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam": "5", "weights": "abc"}, "beam was '4' there and is '5' here"),
+        ({"weights": "abc"}, "beam was '4' there and is None here"),
+        ({**SETTINGS, "seed": "1"}, "seed was None there and is '1' here"),
+    ],
+)
+def test_a_journal_of_other_settings_is_refused(tmp_path, settings, message) -> None:
+    reopened(tmp_path / "journal").close()
+    before = (tmp_path / "journal").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        reopened(tmp_path / "journal", settings)
+    assert (tmp_path / "journal").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"a file of\nsomething else\n", 1),
+        (b'{"journal":0,"settings":{}}\n', 1),
+        (b'{"journal":1,"settings":{"beam":"4","weights":"abc"}}\n{"no": "entry"}\n[[],null]\n', 2),
+        (b'{"journal":1,"settings":{"beam":"4","weights":"abc"}}\n\xff\n[[],null]\n', 2),
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path, content, line) -> None:
+    path = tmp_path / "journal"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"line {line} is damaged"):
+        reopened(path)
+    assert path.read_bytes() == content
+
+
+def test_another_process_must_not_write_the_same_journal(tmp_path) -> None:
+    journal = reopened(tmp_path / "journal")
+    with pytest.raises(OSError, match="another process is writing it"):
+        reopened(tmp_path / "journal")
+    journal.close()
+    reopened(tmp_path / "journal").close()
+
+
+@pytest.mark.parametrize("path", ["no/such/folder/journal", "."])
+def test_a_path_that_cannot_be_opened_is_named(tmp_path, path) -> None:
+    with pytest.raises(OSError, match=f"journal .*{path}: (cannot be opened|expected a file)"):
+        reopened(tmp_path / path)
+
+
+def test_a_device_is_no_file() -> None:
+    with pytest.raises(OSError, match="expected a file"):
+        reopened(Path("/dev/full"))
+
+
+def test_tensors_come_back_exactly() -> None:
+    values = [0.1, -1e-30, float("inf"), float("nan"), 3.0]
+    hypothesis: dict[str, Any] = {
+        name: torch.tensor(values).to(getattr(torch, name))
+        for name in ("float16", "bfloat16", "float32", "float64")
+    }
+    hypothesis |= {
+        "tokens": torch.tensor([5, 2**40]), "score": torch.tensor(-0.3), "attention": None,
+        "empty": torch.zeros(0, 3), "alignment": [(1, 2)],
+    }  # fmt: skip
+    back = from_json(json.loads(json.dumps(to_json([hypothesis]))), torch.device("cpu"))[0]
+    assert back.pop("attention") is None and back.pop("alignment") == [[1, 2]]
+    for name, tensor in back.items():
+        expected = hypothesis[name]
+        assert (tensor.dtype, tensor.shape) == (expected.dtype, expected.shape)
+        assert (
+            tensor.numpy(force=True).tobytes() == expected.numpy().tobytes()
+            if (tensor.dtype != torch.bfloat16)
+            else torch.equal(tensor.nan_to_num(7), expected.nan_to_num(7))
+        )
+
+
+def test_the_digest_of_weights_sees_every_number() -> None:
+    model = build("transformer", dictionary())
+    digest = weights_digest([model])
+    assert weights_digest([build("transformer", dictionary())]) == digest
+    with torch.no_grad():
+        parameter = list(model.parameters())[-1]
+        parameter.view(-1)[-1] += 1e-3
+    assert weights_digest([model]) != digest
+
+
+# Whole runs
+
+
+def generation(workspace: Workspace, *options: str, setup: str = "translation") -> list[str]:
+    checkpoint = "transformer" if setup == "translation" else setup
+    return workspace.generation(setup, checkpoint, *options, plan="shared-projection")
+
+
+def in_a_process(
+    arguments: list[str], output: Path, prepare: Callable[[], None] = lambda: None
+) -> multiprocessing.process.BaseProcess:
+    """Starts fairseq-generate in a copy of this process; it writes what it prints, or its error."""
+
+    def target() -> None:
+        os.setpgid(0, 0)
+        prepare()
+        try:
+            output.write_text("\n".join(run("generate", *arguments)))
+        except OSError as error:
+            output.with_suffix(".error").write_text(str(error))
+            os._exit(1)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=target)
+    process.start()
+    return process
+
+
+def finish(arguments: list[str], output: Path) -> list[str]:
+    process = in_a_process(arguments, output)
+    process.join(300)
+    assert process.exitcode == 0
+    return output.read_text().splitlines()
+
+
+def slowed() -> None:
+    """Makes a process so slow that it is killed before it ends, and sometimes while it writes."""
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        time.sleep(0.02)
+        fsync(file)
+        time.sleep(0.02)
+
+    mock.patch.object(os, "fsync", slow).start()
+
+
+FEATURES = {
+    "beam": "--beam 4 --nbest 2",
+    "sampling": "--sampling --beam 3 --nbest 3 --seed 7",
+    "retained dropout": "--retain-dropout --seed 3",
+    "hard alignment": "--print-alignment hard",
+    "soft alignment": "--print-alignment soft",
+    "prefix": "--prefix-size 2 --max-len-a 1.2 --max-len-b 5",
+    "match source length": "--match-source-len",
+    "score reference": "--score-reference",
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_killed_twice_at_random_points(workspace, tmp_path, feature) -> None:
+    options = [*FEATURES[feature].split(), "--batch-size", "2"]
+    expected = run("generate", *generation(workspace, *options))
+    choose = random.Random(feature)
+    journal = tmp_path / "journal"
+    arguments = generation(workspace, *options, "--journal", str(journal))
+    size = 0
+    for _ in range(2):
+        process = in_a_process(arguments, tmp_path / "output", slowed)
+        # At least one more batch is finished; how far the next one is, is chance.
+        while process.is_alive() and (not journal.exists() or journal.stat().st_size <= size):
+            time.sleep(0.001)
+        time.sleep(choose.random() * 0.08)
+        process.kill()
+        process.join()
+        size = max(500, journal.stat().st_size)
+    assert not (tmp_path / "output").exists(), "both were to be killed before they end"
+    assert finish(arguments, tmp_path / "output") == expected
+    # What is complete is printed again without any computing.
+    before = journal.read_bytes()
+    assert run("generate", *arguments) == expected
+    assert journal.read_bytes() == before
+
+
+def killed_in(step: str, number: int) -> Callable[[], None]:
+    """Returns what makes a process kill itself in the middle or after the n-th write."""
+
+    def prepare() -> None:
+        calls, fsync = [0], os.fsync
+
+        def dying(file: int) -> None:
+            calls[0] += 1
+            if calls[0] == number:
+                if step == "write":
+                    os.ftruncate(file, os.fstat(file).st_size - 40)
+                os.kill(os.getpid(), signal.SIGKILL)
+            fsync(file)
+
+        mock.patch.object(os, "fsync", dying).start()
+
+    return prepare
+
+
+@pytest.mark.parametrize("step", ["write", "sync"])
+@pytest.mark.parametrize("number", [3, 5, 9])
+def test_killed_while_writing(workspace, tmp_path, step, number) -> None:
+    expected = run("generate", *generation(workspace, "--batch-size", "2"))
+    options = ("--batch-size", "2", "--journal", str(tmp_path / "journal"))
+    arguments = generation(workspace, *options)
+    process = in_a_process(arguments, tmp_path / "output", killed_in(step, number))
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    assert finish(arguments, tmp_path / "output") == expected
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(workspace, tmp_path) -> None:
+    expected = run("generate", *generation(workspace, "--batch-size", "2"))
+    journal = tmp_path / "journal"
+    arguments = generation(workspace, "--batch-size", "2", "--journal", str(journal))
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+    process = in_a_process(arguments, tmp_path / "output", limited)
+    process.join(300)
+    assert process.exitcode == 1
+    error = (tmp_path / "output.error").read_text()
+    assert "cannot be written (File too large); what was finished before is safe" in error
+    assert journal.stat().st_size == 6000  # torn
+    assert finish(arguments, tmp_path / "output") == expected
+
+
+def test_a_smaller_batch_uses_what_a_larger_one_left(workspace, tmp_path, monkeypatch) -> None:
+    """The way on for a run that was killed because memory ran out."""
+    journal = ("--journal", str(tmp_path / "journal"))
+    expected = run("generate", *generation(workspace, "--batch-size", "13", *journal))
+    monkeypatch.setattr(Journal, "add", lambda *_: pytest.fail("computed again"))
+    lines = run("generate", *generation(workspace, "--batch-size", "1", *journal))
+    assert sorted(lines) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--beam", "2"], "beam was '5' there and is '2' here"),
+        (["--lenpen", "2"], "lenpen was '1.*' there and is '2.*' here"),
+    ],
+)
+def test_other_options_are_refused(workspace, tmp_path, change, message) -> None:
+    journal = ("--journal", str(tmp_path / "journal"))
+    run("generate", *generation(workspace, *journal))
+    with pytest.raises(ValueError, match=message):
+        run("generate", *generation(workspace, *journal, *change))
+
+
+def test_other_weights_are_refused(workspace, tmp_path) -> None:
+    journal = ("--journal", str(tmp_path / "journal"))
+    run("generate", *generation(workspace, *journal))
+    smaller = workspace.generation("translation", "smaller", *journal, plan="auto")
+    with pytest.raises(ValueError, match="weights was"):
+        run("generate", *smaller)
+
+
+@pytest.mark.parametrize("setup", ["mbart", "multi", "lm"])
+def test_other_families_and_tasks(workspace, tmp_path, setup) -> None:
+    if setup == "lm" and not SINGLE_SENTENCES:
+        pytest.skip("fairseq reads np.compat, which numpy 2 has not")
+    own = {"multi": ["-s", "en", "-t", "de"], "lm": ["--sample-break-mode", "eos"]}.get(setup, [])
+    arguments = generation(workspace, *own, "--batch-size", "3", setup=setup)
+    expected = run("generate", *arguments)
+    arguments += ["--journal", str(tmp_path / "journal")]
+    process = in_a_process(arguments, tmp_path / "output", killed_in("sync", 4))
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
+    assert finish(arguments, tmp_path / "output") == expected
+
+
+def test_interactive_continues(workspace, tmp_path) -> None:
+    stdin = "s3 s1 s4\n\ns6 s5\ns3 s1 s4\ns9\n"
+    plain = workspace.generation("translation", "transformer", plan="auto")
+    expected = run("interactive", *plain, stdin=stdin)
+    arguments = [*plain, "--journal", str(tmp_path / "journal")]
+    run("interactive", *arguments, stdin="".join(stdin.splitlines(keepends=True)[:2]))
+    assert run("interactive", *arguments, stdin=stdin) == expected
+    assert len((tmp_path / "journal").read_bytes().splitlines()) == 1 + 5
+
+
+def test_training_is_refused(workspace, tmp_path) -> None:
+    training = [
+        "el_translation" if word == "translation" else word
+        for word in workspace.training("transformer")
+    ]
+    options = ["--user-dir", generation(workspace)[generation(workspace).index("--user-dir") + 1]]
+    with pytest.raises(ValueError, match="expected a generation, got training"):
+        run(
+            "train",
+            *training,
+            *options,
+            *("--save-dir", str(tmp_path), "--journal", str(tmp_path / "journal")),
+        )

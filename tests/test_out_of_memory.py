@@ -1,0 +1,245 @@
+"""Batches that do not fit are split: the same hypotheses in the same order, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import random
+import re
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import el_attention
+from clidata import run
+from el_attention.memory import is_out_of_memory
+from el_attention.plugin.decoding import DecodingState
+from el_attention.plugin.parts import generate_part
+from el_attention.plugin.splitting import SplittingGenerator
+from families import FAMILIES, FEATURES, SYMBOLS, Feature, model_of
+from faults import ERRORS, Memory
+from tiny import PLANS, Hypotheses, assert_same, generator_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+
+# n-gram blocking, so that this stage is there too.
+FEATURE = Feature({"no_repeat_ngram_size": 2})
+
+# Where generation takes memory: a file and a function in it.
+STAGES = {
+    "encoder": ("transformer_encoder.py", "forward_scriptable"),
+    "payload projection": ("plans.py", "payload"),
+    "tree growth": ("tree.py", "_grow"),
+    "pool growth": ("pool.py", "_allocate"),
+    "attention": ("plans.py", "read"),
+    "decoder layers": ("transformer_decoder.py", "extract_features_scriptable"),
+    "vocabulary": ("transformer_decoder.py", "output_layer"),
+    "n-gram block": ("ngrams.py", "forward"),
+    "search": ("search.py", "step"),
+    "reordering": ("tree.py", "reorder"),
+    "finished hypotheses": ("sequence_generator.py", "finalize_hypos"),
+    "prompt": ("decoder.py", "take_prompt"),
+    "prefix": ("generator.py", "_prefix_tokens"),
+}
+NOT_IN_LM = {"encoder"}
+ONLY_IN_LM = {"prompt", "prefix"}
+
+
+def generator_for(family: str, feature: Feature, plan: str = "shared-projection") -> Any:
+    generator = generator_of(
+        [model_of(family)], SYMBOLS, feature.generation_options(), **feature.extra()
+    )
+    return el_attention.convert(generator, plan)
+
+
+def generate(generator: Any, family: str, feature: Feature, **memory: Any) -> Hypotheses:
+    torch.manual_seed(0)
+    sample, arguments = feature.sample(), feature.generation_arguments(family)
+    with Memory(**memory) as watched:
+        hypotheses = SplittingGenerator(generator).generate(None, sample, **arguments)
+    assert bool(watched.failures) == bool(memory)
+    return hypotheses
+
+
+def generate_undisturbed(generator: Any, family: str, feature: Feature) -> Hypotheses:
+    torch.manual_seed(0)
+    return generator.generate(None, feature.sample(), **feature.generation_arguments(family))
+
+
+@pytest.mark.parametrize(
+    ("family", "stage"),
+    [
+        *(("transformer", stage) for stage in STAGES if stage not in ONLY_IN_LM),
+        *(("lm", stage) for stage in STAGES if stage not in NOT_IN_LM),
+    ],
+)
+def test_memory_may_run_out_in_every_stage(family, stage) -> None:
+    generator = generator_for(family, FEATURE)
+    expected = generate_undisturbed(generator, family, FEATURE)
+    with Memory(stage=STAGES[stage]) as watched:
+        generate_undisturbed(generator, family, FEATURE)
+    assert watched.allocations, f"{STAGES[stage]} allocates nothing"
+    for fail_at in {0, random.Random(stage).randrange(watched.allocations)}:
+        ours = generate(generator, family, FEATURE, stage=STAGES[stage], fail_at=fail_at)
+        assert_same(expected, ours)
+
+
+@pytest.mark.parametrize(("family", "plan"), [*zip(FAMILIES, itertools.cycle(PLANS), strict=False)])
+def test_memory_may_run_out_at_any_allocation(family, plan) -> None:
+    generator = generator_for(family, FEATURE, plan)
+    expected = generate_undisturbed(generator, family, FEATURE)
+    with Memory() as watched:
+        generate_undisturbed(generator, family, FEATURE)
+    for fail_at in random.Random(0).sample(range(watched.allocations), 5):
+        assert_same(expected, generate(generator, family, FEATURE, fail_at=fail_at))
+
+
+# Random numbers are drawn for other batches then: the hypotheses are others.
+EXACT = [name for name in FEATURES if "sampling" not in name]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        *(("transformer", name) for name in EXACT if "transformer" in FEATURES[name].families),
+        *(("lm", name) for name in EXACT if "prefix" in name or "prompt" in name),
+    ],
+)
+def test_every_feature_is_split_to_the_same_hypotheses(family, name) -> None:
+    feature = FEATURES[name]
+    generator = generator_for(family, feature)
+    expected = generate_undisturbed(generator, family, feature)
+    arguments = (feature.sample(), feature.generation_arguments(family))
+    for sentence in range(len(expected)):
+        ours = generate_part(generator, None, *arguments, [sentence])
+        assert_same(expected[sentence : sentence + 1], ours)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_allocator_is_understood(error) -> None:
+    generator = generator_for("bart", FEATURE)
+    expected = generate_undisturbed(generator, "bart", FEATURE)
+    assert_same(expected, generate(generator, "bart", FEATURE, fail_at=100, error=error))
+
+
+def test_splits_down_to_single_sentences_and_says_so(caplog) -> None:
+    generator = generator_for("transformer", FEATURE)
+    expected = generate_undisturbed(generator, "transformer", FEATURE)
+    with Memory() as watched:
+        for sentence in range(4):
+            generate_part(generator, None, FEATURE.sample(), {}, [sentence])
+    with caplog.at_level(logging.WARNING):
+        ours = generate(generator, "transformer", FEATURE, limit=watched.largest)
+    assert_same(expected, ours)
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert lines[0].startswith(
+        "out of memory with 4 sentences (sources of 9 tokens, beam 4): trying 2 and 2 instead; "
+    )
+    assert len(lines) == 3 and all("trying 1 and 1" in line for line in lines[1:])
+
+
+def test_a_single_sentence_that_does_not_fit_is_an_error() -> None:
+    generator = generator_for("transformer", FEATURE)
+    with pytest.raises(MemoryError, match=r"single sentence \(sources of 9 tokens, beam 4\)"):
+        generate(generator, "transformer", FEATURE, limit=64)
+
+
+def test_other_errors_are_raised_at_once() -> None:
+    class Broken:
+        calls = 0
+
+        def generate(self, *_: Any, **__: Any) -> Hypotheses:
+            self.calls += 1
+            raise RuntimeError("something else")
+
+    broken = Broken()
+    with pytest.raises(RuntimeError, match="something else"):
+        SplittingGenerator(broken).generate(None, FEATURE.sample())
+    assert broken.calls == 1
+
+
+def test_states_of_a_failed_attempt_are_freed_before_the_next(monkeypatch) -> None:
+    alive: list[weakref.ref[DecodingState]] = []
+    attach = DecodingState.attach
+
+    def attaching(self: DecodingState, incremental_state: dict[str, Any]) -> None:
+        assert not [state for state in alive if state() is not None]
+        alive.append(weakref.ref(self))
+        attach(self, incremental_state)
+
+    monkeypatch.setattr(DecodingState, "attach", attaching)
+    generator = generator_for("transformer", FEATURE)
+    gc.disable()
+    try:
+        generate(generator, "transformer", FEATURE, fail_at=1500)
+    finally:
+        gc.enable()
+    assert len(alive) == 3
+
+
+@pytest.mark.parametrize(
+    ("setup", "checkpoint", "options"),
+    [
+        ("translation", "transformer", "--nbest 2"),
+        ("translation", "transformer", "--prefix-size 2"),
+        ("translation", "transformer", "--print-alignment hard"),
+        ("translation", "transformer", "--max-len-a 1.3 --max-len-b 2"),
+        ("translation", "transformer", "--match-source-len"),
+        ("translation", "transformer", "--score-reference"),
+        ("joint", "bart", ""),
+        ("mbart", "mbart", ""),
+        ("multi", "multi", "-s en -t de"),
+    ],
+)
+def test_command_line_prints_the_same(workspace, setup, checkpoint, options, caplog) -> None:
+    arguments = workspace.generation(setup, checkpoint, *options.split(), plan="auto")
+    expected = run("generate", *arguments)
+    split = []
+    for fail_at in (50, 700):
+        with Memory(fail_at=fail_at, stage=("task.py", "inference_step")):
+            split.append(run("generate", *arguments))
+    assert "out of memory with 13 sentences" in caplog.text
+    for lines in split:
+        assert [tokens(line) for line in lines] == [tokens(line) for line in expected]
+
+
+@pytest.mark.parametrize("options", ["", "--constraints ordered"])
+def test_interactive_prints_the_same(workspace, options, caplog) -> None:
+    arguments = workspace.generation("translation", "transformer", *options.split(), plan="auto")
+    arguments += ["--buffer-size", "5", "--batch-size", "5"]
+    stdin = "s3 s1 s4\ts2\n\ns6 s5\ns1 s2 s3 s4\ts7 s8\ns9\n"
+    if not options:
+        stdin = stdin.replace("\t", " ")
+    expected = run("interactive", *arguments, stdin=stdin)
+    with Memory(fail_at=300, stage=("task.py", "inference_step")):
+        lines = run("interactive", *arguments, stdin=stdin)
+    assert "out of memory with 5 sentences" in caplog.text
+    assert [tokens(line) for line in lines] == [tokens(line) for line in expected]
+
+
+def tokens(line: str) -> str:
+    """A printed line with its numbers rounded: sums depend on the size of a batch."""
+    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.3f}", line)
+
+
+def test_errors_that_are_no_want_of_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_tensors_without_sentences_are_not_split() -> None:
+    """Only tensors with a row for each sentence are."""
+
+    class Echo:
+        def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Any:
+            sizes = [sorted(sample), arguments["other"].tolist(), arguments["bos_token"]]
+            return [sizes] * len(sample["net_input"]["src_tokens"])
+
+    sample = {"id": torch.arange(4), "net_input": {"src_tokens": torch.zeros(4, 7)}}
+    arguments: dict[str, Tensor | int] = {"other": torch.arange(3), "bos_token": 2}
+    result = generate_part(Echo(), None, sample, arguments, [1, 3])
+    assert result == [[["net_input"], [0, 1, 2], 2]] * 2
