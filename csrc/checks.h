@@ -174,4 +174,35 @@ inline void check_candidates(const at::Tensor& logits, const at::Tensor& lse,
               std::min(candidates, kMaxCandidates), ", got ", k);
 }
 
+// Checks all arguments of `linear` but its activation.
+inline void check_linear(const at::Tensor& input, const at::Tensor& weight,
+                         const std::optional<at::Tensor>& bias,
+                         const std::optional<at::Tensor>& residual) {
+  const auto dtype = input.scalar_type();
+  TORCH_CHECK(
+      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+      "input: expected dtype Double, Float, Half or BFloat16, got ", dtype);
+  TORCH_CHECK(input.dim() == 2, "input: expected [rows, inputs], got ", input.sizes());
+  const auto check = [&](const at::Tensor& tensor, const char* name) {
+    TORCH_CHECK(tensor.device() == input.device(), name, ": expected device ", input.device(),
+                ", got ", tensor.device());
+    TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ", dtype, ", got ",
+                tensor.scalar_type());
+  };
+  check(weight, "weight");
+  TORCH_CHECK(weight.dim() == 2 && weight.size(1) == input.size(1), "weight: expected [outputs, ",
+              input.size(1), "], got ", weight.sizes());
+  if (bias.has_value()) {
+    check(*bias, "bias");
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias: expected [",
+                weight.size(0), "], got ", bias->sizes());
+  }
+  if (!residual.has_value()) return;
+  check(*residual, "residual");
+  TORCH_CHECK(residual->dim() == 2 && residual->size(0) == input.size(0) &&
+                  residual->size(1) == weight.size(0),
+              "residual: expected [", input.size(0), ", ", weight.size(0), "], got ",
+              residual->sizes());
+}
+
 }  // namespace el_attention

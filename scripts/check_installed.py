@@ -18,7 +18,7 @@ import el_attention
 from el_attention import doctor
 from el_attention.ops import extension
 
-OPERATORS = ("attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates")
+OPERATORS = ("attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates", "linear")
 ops = torch.ops.el_attention
 
 
@@ -45,6 +45,9 @@ def run_on_cpu() -> None:
     best = logits.log_softmax(-1).view(2, 100).topk(3)
     torch.testing.assert_close(values, best.values)
     assert torch.equal(index, best.indices), index
+    x, weight, bias = torch.randn(3, 10), torch.randn(4, 10), torch.randn(4)
+    expected = torch.nn.functional.linear(x, weight, bias).relu()
+    torch.testing.assert_close(ops.linear(x, weight, bias, "relu", None), expected)
 
 
 def trace_on_cuda() -> None:

@@ -6,13 +6,29 @@
 
 namespace el_attention::cpu {
 
+namespace {
+
+const std::string& capability() {
+  static const std::string name = at::get_cpu_capability();
+  return name;
+}
+
+}  // namespace
+
 const Kernels& kernels_for(c10::ScalarType dtype) {
 #if defined(__x86_64__)
-  static const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") return AVX512::kernels(dtype);
-  if (capability == "AVX2") return AVX2::kernels(dtype);
+  if (capability() == "AVX512") return AVX512::kernels(dtype);
+  if (capability() == "AVX2") return AVX2::kernels(dtype);
 #endif
   return DEFAULT::kernels(dtype);
+}
+
+const LinearKernel& linear_kernel_for(c10::ScalarType dtype) {
+#if defined(__x86_64__)
+  if (capability() == "AVX512") return AVX512::linear_kernel(dtype);
+  if (capability() == "AVX2") return AVX2::linear_kernel(dtype);
+#endif
+  return DEFAULT::linear_kernel(dtype);
 }
 
 }  // namespace el_attention::cpu

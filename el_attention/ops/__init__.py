@@ -1,7 +1,7 @@
 """The operators of EL-attention, independent of fairseq and of where states live."""
 
 from el_attention.ops.compiled import can_run
-from el_attention.ops.operators import attend, block_ngrams_, log_sum_exp, top_candidates
+from el_attention.ops.operators import attend, block_ngrams_, linear, log_sum_exp, top_candidates
 from el_attention.ops.reference import Attended, Rows, contract, expand
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "can_run",
     "contract",
     "expand",
+    "linear",
     "log_sum_exp",
     "top_candidates",
 ]

@@ -17,6 +17,7 @@ if extension.obstacle is None:
 MAX_PIECES = 16  # kMaxPieces in csrc/sizes.h
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+FEW_ROWS = 512  # up to here the compiled linear layer beats the BLAS or equals it
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -49,6 +50,29 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "the compiled ones have no gradient"
     return None
+
+
+def can_run_linear(x: Tensor, weight: Tensor) -> bool:
+    """Tells whether the compiled `linear` can take the arguments, and is faster than torch's."""
+    return (
+        extension.obstacle is None
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and x.dtype == weight.dtype
+        and x.numel() <= FEW_ROWS * x.size(-1)
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+    )
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None
+) -> Tensor:
+    """Applies a linear layer where `can_run_linear` is true; see `reference.linear`."""
+    rows = x.reshape(-1, x.size(-1))
+    if residual is not None:
+        residual = residual.reshape(-1, weight.size(0))
+    output = torch.ops.el_attention.linear(rows, weight, bias, activation, residual)
+    return output.view(*x.shape[:-1], weight.size(0))
 
 
 def attend(

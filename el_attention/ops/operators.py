@@ -39,6 +39,33 @@ def attend(
     return reference.attend(query, rows, visible, sinks=sinks, keep=keep, need_weights=need_weights)
 
 
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Applies a linear layer: activation(x W^T + b) + residual; see `reference.linear`.
+
+    On a CPU, few rows go through an operator that streams the weight once, as it lies.
+
+    Args:
+        x: [..., I].
+        weight: [O, I].
+        bias: [O] or None.
+        activation: "none", "relu" or "gelu".
+        residual: [..., O] or None.
+
+    Raises:
+        ValueError: if there is no such activation (RuntimeError from the compiled operator, which
+            also raises it if shapes do not fit).
+    """
+    if compiled.can_run_linear(x, weight):
+        return compiled.linear(x, weight, bias, activation, residual)
+    return reference.linear(x, weight, bias, activation, residual)
+
+
 def block_ngrams_(
     lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
 ) -> None:

@@ -1,0 +1,47 @@
+// What the linear layer's operator hands to its kernels, which exist once for each instruction set.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+
+namespace el_attention::cpu {
+
+enum class Activation { none, relu, gelu };
+
+// output = activation(input x weight^T + bias) + residual. Strides count elements.
+struct LinearParams {
+  c10::ScalarType dtype;  // of every tensor
+  const void* input;      // [N, I]
+  const void* weight;     // [O, I]
+  const void* bias;       // [O], or nullptr
+  const void* residual;   // [N, O], or nullptr
+  void* output;           // [N, O], contiguous
+  int64_t rows, inputs, outputs;
+  int64_t input_row, weight_row, residual_row;
+  Activation activation;
+};
+
+// The kernel of one dtype and instruction set. An output's sum has one order, whatever the number
+// of rows, their place or the number of threads: a row gives the same bits in any batch.
+struct LinearKernel {
+  int64_t group;  // outputs that are computed together
+  // Elements of the accumulation dtype that `run` needs for so many groups.
+  int64_t (*scratch)(const LinearParams&, int64_t groups);
+  // Computes outputs [first x group, last x group), as far as there are so many.
+  void (*run)(const LinearParams&, int64_t first, int64_t last, void* scratch);
+};
+
+namespace DEFAULT {
+const LinearKernel& linear_kernel(c10::ScalarType dtype);
+}
+#if defined(__x86_64__)
+namespace AVX2 {
+const LinearKernel& linear_kernel(c10::ScalarType dtype);
+}
+namespace AVX512 {
+const LinearKernel& linear_kernel(c10::ScalarType dtype);
+}
+#endif
+
+}  // namespace el_attention::cpu
