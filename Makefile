@@ -33,8 +33,8 @@ lint: env ## ruff, mypy, clang-format
 demo: env ## train, generate with stock and EL-attention, compare
 	$(DEMO)
 
-demo-smoke: env ## the demo in short form, for CI
-	$(DEMO) --profile smoke
+demo-smoke: env ## the demo in short form, with all model families, for CI
+	for family in transformer bart lm; do $(DEMO) --profile smoke --family $$family || exit; done
 
 examples-smoke: env ## the other examples on tiny data and models, for CI
 	$(PYTEST) tests/test_examples_scripts.py

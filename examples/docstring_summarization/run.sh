@@ -48,7 +48,7 @@ case $family in
     ;;
   lm)
     # It learns the documents as well, so that an update takes more than twice as long.
-    updates=$((updates * 4 / 7)) total=$((total * 5 / 8))
+    [ $profile != long ] || updates=3000 total=5000
     learning=(
       --arch transformer_lm_gpt2_small "${decoder[@]}" --decoder-layers 4 --lr 2e-3
       --decoder-learned-pos --share-decoder-input-output-embed
