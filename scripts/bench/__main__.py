@@ -12,6 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,17 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not systems:
         parser.error("none of the systems is installed")
     torch.set_num_threads(options.threads)
-    rates = floor.measure()
-    document = {
+    document: dict[str, Any] = {
         "machine": machine() | versions(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": {
             name: getattr(options, name)
             for name in ("beam", "source", "steps", "rounds", "once", "threads", "smoke")
         },
-        "rates": asdict(rates),
-        "cases": (cases := []),
     }
+    rates = floor.measure()
+    cases: list[Case] = []
+    results: list[dict[str, Any]] = []
     options.results.mkdir(parents=True, exist_ok=True)
     for name in options.models:
         model = shrunk(MODELS[name]) if options.smoke else MODELS[name]
@@ -81,8 +82,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 result = measure(
                     case, systems, Path(folder), options.rounds, options.once, options.threads
                 )
-                bounds = {"first": floor.first(case, rates), "step": floor.step(case, rates)}
-                cases.append({"settings": case.settings(), "floor": bounds, "systems": result})
+                cases.append(case)
+                results.append(result)
+                rates = rates.best(floor.measure())
+                document["rates"] = asdict(rates)
+                document["cases"] = [
+                    {"settings": case.settings(), "floor": floor.of(case, rates), "systems": result}
+                    for case, result in zip(cases, results, strict=True)
+                ]
                 # After each case: an interruption loses no more than one.
                 text = json.dumps(document, indent=1) + "\n"
                 (options.results / "results.json").write_text(text, encoding="utf-8")

@@ -29,6 +29,10 @@ class Rates:
     read: float
     product: float
 
+    def best(self, other: Rates) -> Rates:
+        """The higher of each: what disturbs a measurement makes it lower."""
+        return Rates(max(self.read, other.read), max(self.product, other.product))
+
     def seconds(self, flops: float, read: float) -> float:
         """The longer of the two: they overlap."""
         return max(flops / self.product, read / self.read)
@@ -42,6 +46,11 @@ def measure() -> Rates:
         read=READ / _best(lambda: block.sum()),
         product=2 * PRODUCT**3 / _best(lambda: left @ right),
     )
+
+
+def of(case: Case, rates: Rates) -> dict[str, float]:
+    """The floors of a case, as JSON: seconds of "first" and "step"."""
+    return {"first": first(case, rates), "step": step(case, rates)}
 
 
 def step(case: Case, rates: Rates) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -105,6 +107,9 @@ def _serve(name: str, case: Case, folder: Path, threads: int, pipe: Connection) 
         with torch.no_grad():
             system = kind(case, folder, **options)
             pipe.send(system.closing)
+            # What loading has freed is given back, so that generating does not hide in it.
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
             memory.reset_peak()
             while True:
                 asked = pipe.recv()
