@@ -42,7 +42,7 @@ examples-smoke: env ## the other examples on tiny data and models, for CI
 tables-smoke: env ## the paper's tables on tiny random models, for CI
 	OMP_NUM_THREADS=1 $(TABLES) --profile smoke --again
 
-bench: env ## time generation beside stock fairseq, Transformers and CTranslate2; 25 minutes
+bench: env ## time generation beside stock fairseq, Transformers and CTranslate2; half an hour
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench/run.sh
 
 bench-smoke: env ## the same on a tiny random model, for CI

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, default, text in (
         ("beam", 4, "hypotheses of each sentence"),
         ("source", 512, "tokens of each source or prompt"),
-        ("steps", 16, "of the decoder, at least 2"),
+        ("steps", 24, "of the decoder, at least 2"),
         ("rounds", 3, "turns of each system"),
         ("once", 20, "seconds; a system that takes longer to generate has one turn only"),
         ("threads", os.cpu_count() or 1, "of each system"),
