@@ -3,9 +3,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
+KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test test-all check-build lint demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
+.PHONY: help env test test-all test-kernels check-build lint demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -18,6 +19,11 @@ test: env ## the fast tests
 
 test-all: env ## all tests
 	$(PYTEST)
+
+test-kernels: env ## the kernels in every size, under sanitizers, by instruction set; their lines
+	$(PYTEST) -m slow tests/test_cuda_kernels.py tests/test_cuda_candidates.py \
+	  tests/test_compiled_operators.py
+	$(KERNEL_COVERAGE)
 
 check-build: env ## the wheel in an environment of its own; the machine code of the CUDA kernels
 	scripts/check_wheel.sh

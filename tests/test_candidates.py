@@ -100,7 +100,7 @@ def test_an_ascending_row_replaces_every_candidate(top) -> None:
 @either
 def test_nan_and_banned_words_are_never_better_than_others(top) -> None:
     logits = torch.full((3, 50), -math.inf)
-    logits[0, 3:7] = math.nan
+    logits[0, :7] = math.nan
     logits[0, 9], logits[1, 7], logits[2, 2] = 1.0, 2.0, math.inf
     lse = torch.tensor([0.0, 0.0, math.inf])
     values, index = top(logits, lse, torch.tensor([0.0, -5.0, 0.0]), 3, 4)
