@@ -129,6 +129,7 @@ def test_twin_of_a_task_has_its_options_and_ours(name):
     original, twin = arguments_of(name), arguments_of(f"el_{name}")
     assert twin.pop("attention_plan") == ("auto", PLAN_CHOICES)
     assert twin.pop("journal") == twin.pop("el_memory_budget") == (None, ())
+    assert twin.pop("batch_by_memory") == (False, ())
     assert twin == original
 
 

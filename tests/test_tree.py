@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from el_attention.ops.compiled import MAX_PIECES
-from el_attention.state import BeamTree, StatePool, View
+from el_attention.state import BeamTree, StatePool, View, capacity
 from el_attention.state.tree import GROWTH
 
 CPU = torch.device("cpu")
@@ -155,3 +155,11 @@ def test_a_tree_needs_a_beam_and_prompts_come_first() -> None:
     tree.append(0)
     with pytest.raises(ValueError, match="expected an empty tree"):
         tree.add_prompt(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize(("rows", "beam"), [(1, 1), (33, 3), (500, 5), (70, 40)])
+def test_capacity_is_what_a_tree_reserves(rows, beam) -> None:
+    tree = BeamTree(2, beam, torch.device("cpu"))
+    for age in range(-(-rows // beam)):
+        tree.append(age)
+    assert tree.visible.size(-1) == capacity(-(-rows // beam) * beam, beam)

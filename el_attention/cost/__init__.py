@@ -7,7 +7,14 @@ plain arithmetic and imports neither torch nor fairseq.
 from el_attention.cost.architecture import ARCHITECTURES, Architecture, Stack
 from el_attention.cost.calibration import FITTED, MEASURED
 from el_attention.cost.device import CPU, DEVICES, GIB, Device
-from el_attention.cost.memory import Memory, input_states, largest_batch, memory_of, usable
+from el_attention.cost.memory import (
+    FRAGMENTATION,
+    Memory,
+    input_states,
+    largest_batch,
+    memory_of,
+    usable,
+)
 from el_attention.cost.planning import (
     SELF,
     SOURCE,
@@ -29,6 +36,7 @@ __all__ = [
     "CPU",
     "DEVICES",
     "FITTED",
+    "FRAGMENTATION",
     "GIB",
     "MEASURED",
     "SELF",

@@ -168,5 +168,12 @@ def _encoding(arch: Architecture, system: System, load: Workload) -> float:
         positions = load.source if system.all_logits else 1
         stream = max(stream, sentences * positions * arch.vocabulary)
         left = input_states(arch, system, load)
+    if system.encoder_fused:
+        if arch.encoder is None:
+            # The layers' inputs, from which states are made afterwards, and their outputs, which
+            # fairseq collects; and the mask.
+            collected = (2 * stack.layers + 1) * sentences * load.source * stack.width
+            return (collected + max(stream + load.source**2, left / item)) * item
+        return left + stream * item
     # Scores, their masked copy and softmax.
     return left + (stream + 3 * at_once * scores) * item

@@ -50,6 +50,7 @@ def system_of(expanded: Mapping[str, bool]) -> System:
         # A language model has one attention, over prompt and generated tokens.
         expanded=expanded.get(SOURCE, expanded[SELF]),
         self_expanded=expanded[SELF],
+        encoder_fused=True,
     )
 
 

@@ -31,6 +31,8 @@ class System:
         double_buffered: old and new states of all layers are alive together.
         records_attention: keeps and reorders a float32 record of source x target weights.
         fused: one kernel computes a step's attention and leaves no scores in memory.
+        encoder_fused: the encoder's, or a prompt's, own attention leaves no scores in memory, as
+            PyTorch's scaled_dot_product_attention has it since 2.0.
         encoder_scores: the encoder runs over parts of the batch with at most this many scores per
             layer; None: over the whole batch at once.
         all_logits: a prompt leaves logits at all its positions, not only at the last.
@@ -57,6 +59,7 @@ class System:
     double_buffered: bool = False
     records_attention: bool = False
     fused: bool = False
+    encoder_fused: bool = False
     encoder_scores: int | None = None
     all_logits: bool = False
     prompt_at_once: bool = True

@@ -40,7 +40,12 @@ OPTIONS = (
         "el_memory_budget",
         None,
         "memory that generation may take for states and temporaries, beyond what is loaded, such "
-        "as 12GiB; default: what is free. The plans that `auto` chooses keep to it",
+        "as 12GiB; default: what is free; for `--attention-plan auto` and --batch-by-memory",
+    ),
+    TaskOption(
+        "batch_by_memory",
+        False,
+        "make batches as large as the memory allows, in place of --batch-size and --max-tokens",
     ),
     TaskOption(
         "journal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from el_attention.memory import bytes_of
 from el_attention.plugin.options import option_of
 from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
-from el_attention.plugin.specialize import Specialized
+from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.plugin.splitting import SplittingGenerator
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class ELTask(Specialized, _Base):
 
     el_plan: str | None = None
     el_memory_budget: int | None = None
+    el_models: Sequence[Any] = ()  # that --batch-by-memory makes batches for
     el_journal: Journal | None = None
     el_generation: tuple[Any, dict[str, Any]] = (None, {})  # options of the last generator built
 
@@ -55,9 +57,14 @@ class ELTask(Specialized, _Base):
         fairseq looks for `from_checkpoint` in the signature: with it, options that a checkpoint of
         another version holds and this one lacks are dropped.
         """
+        from el_attention.plugin.batching import ELInferenceModel
         from el_attention.plugin.convert import convert
 
-        return convert(super().build_model(cfg, from_checkpoint), self.plan, self.memory_budget)
+        model = super().build_model(cfg, from_checkpoint)
+        if option_of(self, "batch_by_memory"):
+            specialize(model, ELInferenceModel)
+            self.el_models = [*self.el_models, model]
+        return convert(model, self.plan, self.memory_budget)
 
     def build_generator(self, models: Any, args: Any, *more: Any, **kwargs: Any) -> Generator:
         """Builds the generator as the original task does, then converts it.
@@ -74,6 +81,19 @@ class ELTask(Specialized, _Base):
         if isinstance(generator, SequenceGenerator):
             convert(generator, self.plan, self.memory_budget)
         return generator
+
+    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Makes batches as the original task does or, with --batch-by-memory, by memory.
+
+        Raises:
+            ValueError: if there is no generation to make batches for, as in training.
+        """
+        from el_attention.plugin.batching import BatchSizes, DatasetByMemory
+
+        if option_of(self, "batch_by_memory"):
+            sizes = BatchSizes(self.el_models, self.plan, self.memory_budget)
+            dataset = DatasetByMemory(dataset, sizes)
+        return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def inference_step(
         self, generator: Any, models: Any, sample: dict[str, Any], *args: Any, **kwargs: Any

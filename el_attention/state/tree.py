@@ -19,6 +19,20 @@ from torch import Tensor
 GROWTH = 32  # least rows of a new segment
 
 
+def growth(rows: int, beam: int) -> int:
+    """Returns by how many rows a tree of `rows` rows grows."""
+    # In proportion to what is there: an operator reads a limited number of segments.
+    return max(GROWTH, beam, (rows + 1) // 2)
+
+
+def capacity(rows: int, beam: int) -> int:
+    """Returns how many rows a tree has when it holds `rows` rows that were appended one by one."""
+    reserved = 0
+    while reserved < rows:
+        reserved += growth(reserved, beam)
+    return reserved
+
+
 @dataclass
 class Segment:
     """A block of rows.
@@ -219,8 +233,7 @@ class BeamTree:
             if free.size(1) >= self.beam and int(free.sum(1).min()) >= self.beam:
                 order = free.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
                 return self._fixed + order[:, : self.beam]
-            # In proportion to what is there: an operator reads a limited number of segments.
-            self._grow(max(GROWTH, self.beam, (self.visible.size(-1) + 1) // 2))
+            self._grow(growth(self.visible.size(-1), self.beam))
 
     def _grow(self, rows: int) -> None:
         device = self.visible.device
