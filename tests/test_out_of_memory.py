@@ -29,24 +29,38 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWa
 # n-gram blocking, so that this stage is there too.
 FEATURE = Feature({"no_repeat_ngram_size": 2})
 
+# Searched by fairseq's own loop.
+OWN_SEARCH = Feature({"no_repeat_ngram_size": 2, "diverse_beam_groups": 2})
+
 # Where generation takes memory: a file and a function in it.
 STAGES = {
-    "encoder": ("transformer_encoder.py", "forward_scriptable"),
-    "payload projection": ("plans.py", "payload"),
     "tree growth": ("tree.py", "_grow"),
     "pool growth": ("pool.py", "_allocate"),
     "attention": ("plans.py", "read"),
     "decoder layers": ("transformer_decoder.py", "extract_features_scriptable"),
-    "vocabulary": ("transformer_decoder.py", "output_layer"),
-    "n-gram block": ("ngrams.py", "forward"),
-    "search": ("search.py", "step"),
+    "payload projection": ("plans.py", "payload"),
+    "vocabulary": ("scorer.py", "score"),
+    "n-gram block": ("beam.py", "_restricted"),
+    "search": ("beam.py", "step"),
+    "finished hypotheses": ("beam.py", "_finish"),
+    "next beams": ("beam.py", "_continue"),
     "reordering": ("tree.py", "reorder"),
-    "finished hypotheses": ("sequence_generator.py", "finalize_hypos"),
-    "prompt": ("decoder.py", "take_prompt"),
-    "prefix": ("generator.py", "_prefix_tokens"),
 }
-NOT_IN_LM = {"encoder"}
-ONLY_IN_LM = {"prompt", "prefix"}
+ENCODER_STAGES = {"encoder": ("transformer_encoder.py", "forward_scriptable")}
+PROMPT_STAGES = {"prompt": ("decoder.py", "take_prompt")}
+OWN_SEARCH_STAGES = {
+    "own vocabulary": ("transformer_decoder.py", "output_layer"),
+    "own n-gram block": ("ngrams.py", "forward"),
+    "own search": ("search.py", "step"),
+    "own finished hypotheses": ("sequence_generator.py", "finalize_hypos"),
+    "own reordering": ("tree.py", "reorder"),
+}
+CASES = [
+    *(("transformer", FEATURE, stage) for stage in (ENCODER_STAGES | STAGES).items()),
+    *(("lm", FEATURE, stage) for stage in (PROMPT_STAGES | STAGES).items()),
+    *(("transformer", OWN_SEARCH, stage) for stage in OWN_SEARCH_STAGES.items()),
+    ("lm", OWN_SEARCH, ("own prefix", ("generator.py", "_prefix_tokens"))),
+]
 
 
 def generator_for(family: str, feature: Feature, plan: str = "shared-projection") -> Any:
@@ -71,20 +85,17 @@ def generate_undisturbed(generator: Any, family: str, feature: Feature) -> Hypot
 
 
 @pytest.mark.parametrize(
-    ("family", "stage"),
-    [
-        *(("transformer", stage) for stage in STAGES if stage not in ONLY_IN_LM),
-        *(("lm", stage) for stage in STAGES if stage not in NOT_IN_LM),
-    ],
+    ("family", "feature", "name", "stage"),
+    [pytest.param(f, feature, *stage, id=f"{f}-{stage[0]}") for f, feature, stage in CASES],
 )
-def test_memory_may_run_out_in_every_stage(family, stage) -> None:
-    generator = generator_for(family, FEATURE)
-    expected = generate_undisturbed(generator, family, FEATURE)
-    with Memory(stage=STAGES[stage]) as watched:
-        generate_undisturbed(generator, family, FEATURE)
-    assert watched.allocations, f"{STAGES[stage]} allocates nothing"
-    for fail_at in {0, random.Random(stage).randrange(watched.allocations)}:
-        ours = generate(generator, family, FEATURE, stage=STAGES[stage], fail_at=fail_at)
+def test_memory_may_run_out_in_every_stage(family, feature, name, stage) -> None:
+    generator = generator_for(family, feature)
+    expected = generate_undisturbed(generator, family, feature)
+    with Memory(stage=stage) as watched:
+        generate_undisturbed(generator, family, feature)
+    assert watched.allocations, f"{stage} allocates nothing"
+    for fail_at in {0, random.Random(name).randrange(watched.allocations)}:
+        ours = generate(generator, family, feature, stage=stage, fail_at=fail_at)
         assert_same(expected, ours)
 
 
