@@ -112,7 +112,7 @@ def test_the_fastest_that_fits_is_best() -> None:
 
 def test_of_equally_fast_plans_the_smaller_is_best() -> None:
     fast, equal, slower = (
-        made_up(1.0, 8, 10, a=True), made_up(1.01, 3, 4, a=False), made_up(1.03, 1, 1, a=False),
+        made_up(1.0, 8, 10, a=True), made_up(1.004, 3, 4, a=False), made_up(1.006, 1, 1, a=False),
     )  # fmt: skip
     assert best([fast, equal, slower], available=99) is equal
 

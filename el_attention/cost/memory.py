@@ -13,6 +13,8 @@ from el_attention.cost.workload import Workload
 # share of memory that a caching allocator cannot use. Assumed, not fitted.
 CONTEXT_BYTES = 0.75 * GIB
 FRAGMENTATION = 0.05
+# Logits of a prompt that this package has at a time, at most.
+PROMPT_LOGITS = 2**23
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,14 @@ def _encoding(arch: Architecture, system: System, load: Workload) -> float:
         left = input_states(arch, system, load)
     if system.encoder_fused:
         if arch.encoder is None:
+            hidden = sentences * load.source * stack.width
             # The layers' inputs, from which states are made afterwards, and their outputs, which
-            # fairseq collects; and the mask.
-            collected = (2 * stack.layers + 1) * sentences * load.source * stack.width
-            return (collected + max(stream + load.source**2, left / item)) * item
+            # fairseq collects; first with a layer's temporaries and the mask, then with states.
+            collected = (2 * stack.layers + 1) * hidden
+            within = collected + max(stream + load.source**2, left / item)
+            # Then the words of the prompt are scored, some at a time.
+            logits = min(PROMPT_LOGITS, sentences * load.source * arch.vocabulary)
+            return max(within, left / item + 2 * hidden + logits) * item
         return left + stream * item
     # Scores, their masked copy and softmax.
     return left + (stream + 3 * at_once * scores) * item

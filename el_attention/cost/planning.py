@@ -13,8 +13,8 @@ from el_attention.cost.system import EXPANDED_QUERY, System
 from el_attention.cost.timing import CostModel, Rates
 from el_attention.cost.workload import Workload
 
-# Times this close are equal as far as the model can tell; then the smaller states are chosen.
-EQUAL = 0.02
+# Times this close count as equal; then the smaller states are chosen.
+EQUAL = 0.005
 LARGEST = 2**20  # bound of the searches below
 # The kinds of attention that have a plan of their own.
 SELF, SOURCE = "self-attention", "encoder-decoder attention"
