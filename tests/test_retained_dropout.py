@@ -102,7 +102,7 @@ def test_a_dropped_row_takes_its_share_of_the_value_bias_with_it(plan) -> None:
     torch.manual_seed(1)
     with torch.no_grad():
         model.decoder(torch.full((40, 1), SYMBOLS.eos()), incremental_state={})
-    assert type(attention.v_proj) is nn.Linear
+    assert isinstance(attention.v_proj, nn.Linear)
     heads = seen["heads"].view(40, attention.num_heads, -1)
     values = attention.v_proj(seen["query"]).view(heads.shape)
     dropped = heads.eq(0).all(-1)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from el_attention.ops import Attended, Rows, attend, contract, expand
+from el_attention.ops import Attended, Rows, attend, contract, expand, linear
 from el_attention.state import Payload
 
 
@@ -166,8 +165,8 @@ class SharedProjection(Plan):
 
     def payload(self, projections: Projections, states: Tensor) -> Payload:
         """Returns keys and values, [..., H, head_dim] each."""
-        key = F.linear(states, projections.key_weight, projections.key_bias)
-        value = F.linear(states, projections.value_weight, projections.value_bias)
+        key = linear(states, projections.key_weight, projections.key_bias)
+        value = linear(states, projections.value_weight, projections.value_bias)
         shape = (*states.shape[:-1], projections.heads, -1)
         return key.view(shape), value.view(shape)
 

@@ -17,7 +17,7 @@ if extension.obstacle is None:
 MAX_PIECES = 16  # kMaxPieces in csrc/sizes.h
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
-FEW_ROWS = 512  # up to here the compiled linear layer beats the BLAS or equals it
+FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals it
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -6,12 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from el_attention.attention import Plan, Planner, Projections, Sink
 from el_attention.cost import SELF, SOURCE
 from el_attention.ops import Rows, can_run
 from el_attention.plugin.decoding import DecodingState
+from el_attention.plugin.linear import obstacle
 from el_attention.plugin.specialize import Specialized
 from el_attention.state import StatePool, View
 
@@ -47,13 +48,9 @@ class ELAttention(Specialized, _Base):
         if dtype not in DTYPES:
             return f"its states are {dtype}"
         for name in ("k_proj", "v_proj"):
-            projection = getattr(self, name)
-            if type(projection) is not nn.Linear:
-                return f"{name} is a {type(projection).__name__}, expected a Linear"
-            if "forward" in vars(projection):
-                return f"{name} has a forward of its own"
-            if _has_hooks(projection):
-                return f"{name} has hooks that may change its result"
+            reason = obstacle(getattr(self, name))
+            if reason is not None:
+                return f"{name} {reason}"
         return None
 
     def set_beam_size(self, beam_size: int) -> None:
@@ -206,13 +203,3 @@ class ELAttention(Specialized, _Base):
 def acts(dropout: FairseqDropout) -> bool:
     """Whether dropout acts now, in training or because the user retains it."""
     return bool(dropout.p > 0 and (dropout.training or dropout.apply_during_inference))
-
-
-def _has_hooks(projection: nn.Module) -> bool:
-    # Quantization noise acts in training only; any other hook may change what the layer computes.
-    before = [
-        hook
-        for hook in projection._forward_pre_hooks.values()
-        if getattr(hook, "__module__", None) != "fairseq.modules.quant_noise"
-    ]
-    return bool(before or projection._forward_hooks)

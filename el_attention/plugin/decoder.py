@@ -13,6 +13,7 @@ from torch import Tensor
 from el_attention.plugin.attention import ELAttention, acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
 from el_attention.plugin.encoder import COLUMNS, replicated
+from el_attention.plugin.linear import Mode
 from el_attention.plugin.specialize import Specialized
 from el_attention.state import StatePool
 
@@ -29,6 +30,7 @@ class ELDecoder(Specialized, _Base):
     """Opens, advances and reorders the `DecodingState` that its attentions read."""
 
     el_announced: set[str]
+    el_mode: Mode
 
     def begin(self, incremental_state: dict[str, Any], sentences: int, beam: int) -> DecodingState:
         """Starts a generation.
@@ -41,6 +43,7 @@ class ELDecoder(Specialized, _Base):
         device = next(self.parameters()).device
         state = DecodingState(sentences, beam, device, self.el_announced)
         state.attach(incremental_state)
+        self.el_mode.generating = True
         return state
 
     def can_take_prompt(self) -> bool:
@@ -84,6 +87,7 @@ class ELDecoder(Specialized, _Base):
         In a generation `encoder_out` holds one copy per sentence, with an index of beams.  Inside
         the prompt, tokens may be given as one row per sentence instead of one per beam.
         """
+        self.el_mode.generating = incremental_state is not None
         if incremental_state is None:
             return super().extract_features(
                 prev_output_tokens, replicated(encoder_out), None, *args, **kwargs
