@@ -201,6 +201,15 @@ def test_an_extension_that_cannot_be_used_is_announced_in_one_line(tmp_path, cap
     assert caplog.messages == [f"the compiled operators are not used: {obstacle}"]
 
 
+def test_an_extension_of_older_sources_is_not_used(monkeypatch, caplog) -> None:
+    if extension.obstacle is not None:
+        pytest.skip(f"no compiled operators: {extension.obstacle}")
+    monkeypatch.setattr(extension, "OPERATORS", ("attend", "one_of_tomorrow"))
+    expected = "built from other sources: they lack one_of_tomorrow; install again"
+    assert extension.load() == expected
+    assert caplog.messages == [f"the compiled operators are not used: {expected}"]
+
+
 def test_no_rows_at_all_give_zero(operators) -> None:
     query, rows = torch.randn(2, 3, 2, 4), torch.randn(0, 2, 1, 4)
     attended = attend(query, [Rows(rows, rows, torch.arange(2))], None)

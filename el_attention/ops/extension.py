@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 NOTE = Path(__file__).parents[1] / "_C.json"
+OPERATORS = ("attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates", "linear")
 
 
 def load(note: Path = NOTE) -> str | None:
@@ -43,6 +44,9 @@ def load(note: Path = NOTE) -> str | None:
         importlib.import_module("el_attention._C")
     except ImportError as error:
         return _warned(f"built for torch {built['torch']}, but cannot be loaded: {error}")
+    # Sources that were updated, and an extension that was not.
+    if missing := [name for name in OPERATORS if not hasattr(torch.ops.el_attention, name)]:
+        return _warned(f"built from other sources: they lack {', '.join(missing)}; install again")
     return None
 
 
