@@ -10,11 +10,11 @@ where the URL lists are all_{train,val,test}.txt: a story's file is named after 
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.acquire import DataError, Policy, Published, obtain
+from common.acquire import Policy, Published, obtain
+from common.documents import documents, listed_pairs
 from common.lines import read_lines
 from common.pairs import Pair, prepared_pairs
 from common.prepare import run
@@ -80,18 +80,9 @@ def parse_story(text: str) -> Pair:
 
 
 def stories(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name without suffix, text) of every story, unpacked or not, in a stable order."""
+    """(file name, text) of every story, unpacked or not, in a stable order."""
     for publisher, archive in STORIES.items():
-        unpacked = folder / publisher / "stories"
-        if unpacked.is_dir():
-            for path in sorted(unpacked.glob("*.story")):
-                yield path.stem, path.read_text(encoding="utf-8")
-            continue
-        with tarfile.open(folder / archive.name) as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                if file is not None and member.name.endswith(".story"):
-                    yield Path(member.name).stem, file.read().decode("utf-8")
+        yield from documents(folder / publisher / "stories", folder / archive.name, ".story")
 
 
 def pairs(folder: Path, policy: Policy) -> Iterator[tuple[str, Pair]]:
@@ -111,20 +102,11 @@ def pairs(folder: Path, policy: Policy) -> Iterator[tuple[str, Pair]]:
     ]
     obtain(folder, [*LISTS.values(), *packed], ORIGIN, policy)
     split_of = {
-        hashlib.sha1(url.strip().encode()).hexdigest(): split
+        f"{hashlib.sha1(url.strip().encode()).hexdigest()}.story": split
         for split, urls in LISTS.items()
         for url in read_lines(folder / urls.name)
     }
-    missing = set(split_of)
-    for name, text in stories(folder):
-        if name in split_of:
-            missing.discard(name)
-            yield split_of[name], parse_story(text)
-    if missing:
-        raise DataError(
-            f"{folder}: {len(missing)} of {len(split_of)} listed stories are not there,"
-            f" the first is {min(missing)}.story"
-        )
+    yield from listed_pairs(stories(folder), split_of, parse_story)
 
 
 if __name__ == "__main__":

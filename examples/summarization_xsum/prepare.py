@@ -10,11 +10,11 @@ where the split is XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json.
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.acquire import DataError, Policy, Published, obtain
+from common.documents import documents, listed_pairs
 from common.pairs import Pair, prepared_pairs
 from common.prepare import run
 
@@ -70,19 +70,6 @@ def parse_article(text: str) -> Pair:
     return Pair(" ".join(sections["RESTBODY"]), " ".join(sections["FIRST-SENTENCE"]))
 
 
-def articles(folder: Path) -> Iterator[tuple[str, str]]:
-    """(identifier, text) of every article, unpacked or not, in a stable order."""
-    if (folder / UNPACKED).is_dir():
-        for path in sorted((folder / UNPACKED).glob("*.summary")):
-            yield path.stem, path.read_text(encoding="utf-8")
-        return
-    with tarfile.open(folder / ARTICLES.name) as tar:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file is not None and member.name.endswith(".summary"):
-                yield Path(member.name).stem, file.read().decode("utf-8")
-
-
 def pairs(folder: Path, policy: Policy) -> Iterator[tuple[str, Pair]]:
     """(split, pair) of every article of the split.
 
@@ -98,18 +85,12 @@ def pairs(folder: Path, policy: Policy) -> Iterator[tuple[str, Pair]]:
     obtain(folder, [SPLIT, *packed], ORIGIN, policy)
     identifiers = json.loads((folder / SPLIT.name).read_text())
     split_of = {
-        identifier: split for split, name in SPLIT_NAMES.items() for identifier in identifiers[name]
+        f"{identifier}.summary": split
+        for split, name in SPLIT_NAMES.items()
+        for identifier in identifiers[name]
     }
-    missing = set(split_of)
-    for identifier, text in articles(folder):
-        if identifier in split_of:
-            missing.discard(identifier)
-            yield split_of[identifier], parse_article(text)
-    if missing:
-        raise DataError(
-            f"{folder}: {len(missing)} of {len(split_of)} articles of the split are not there,"
-            f" the first is {min(missing)}.summary"
-        )
+    found = documents(folder / UNPACKED, folder / ARTICLES.name, ".summary")
+    yield from listed_pairs(found, split_of, parse_article)
 
 
 if __name__ == "__main__":
