@@ -14,6 +14,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
 import el_attention
+from el_attention.attention import Plan
 from el_attention.plugin import generator as generator_module
 from el_attention.plugin import scorer
 from el_attention.search import beam_search
@@ -224,6 +225,26 @@ def test_a_decoder_with_a_forward_of_its_own_scores_its_prompt_word_by_word() ->
     stock, ours = (g.generate(None, DEFAULT.sample(), **arguments) for g in generators)
     assert_same(stock, ours)
     assert stock[0][0]["score"] != generate(networks, "lm")[0][0]["score"]
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "lm"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_our_search_computes_no_attention_weights(family, ours, monkeypatch) -> None:
+    asked: list[bool] = []
+    read = Plan.read
+
+    def spy(self: Plan, *args: Any) -> Any:
+        asked.append(args[-1])
+        return read(self, *args)
+
+    monkeypatch.setattr(Plan, "read", spy)
+    options = DEFAULT.generation_options()
+    generator = el_attention.convert(generator_of([model_of(family)], SYMBOLS, options))
+    if not ours:
+        monkeypatch.setattr(type(generator), "reason_against", lambda *_: "this test wants it so")
+    stock = generate([model_of(family)], family)
+    assert_same(stock, generator.generate(None, DEFAULT.sample()))
+    assert asked and any(asked) == (not ours)
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "lm"])

@@ -30,12 +30,14 @@ class Rates:
         single: share of peak FLOP/s in matrix products of float32.
         stream: share of peak bandwidth.
         operation_seconds: host time to call one operator from Python.
+        batched: share of the above in products of many small matrices, as expanded queries need.
     """
 
     half: float
     single: float
     stream: float
     operation_seconds: float
+    batched: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ class CostModel:
         """Positions of each hypothesis that a step computes."""
         return 1.0 if self.system.cached else generated + 1
 
-    def _matmul(self, flops: float, moved: float) -> float:
-        share = self.rates.single if self.load.dtype == "float32" else self.rates.half
+    def _matmul(self, flops: float, moved: float, share: float = 1.0) -> float:
+        share *= self.rates.single if self.load.dtype == "float32" else self.rates.half
         return max(flops / (self.device.peak(self.load.dtype) * share), self._stream(moved))
 
     def _stream(self, moved: float) -> float:
@@ -190,7 +192,8 @@ class CostModel:
             return scores + self._matmul(4 * rows * keys * stack.width, read)
         # The state is key and value: read once by one kernel, twice by two products.
         read = (1 if self.system.fused else 2) * groups * keys * width * item
-        return scores + self._matmul(4 * rows * stack.heads * keys * width, read)
+        flops = 4 * rows * stack.heads * keys * width
+        return scores + self._matmul(flops, read, self.rates.batched)
 
     def _expansion(self, rows: float, width: float) -> float:
         """A layer's expansion of queries to `width` and contraction of contexts."""
@@ -198,7 +201,7 @@ class CostModel:
         # Each is written and read once; and once more to be transposed between plain products.
         passes = 4 if self.system.fused else 8
         moved = (passes * rows * stack.heads + 2 * stack.width) * width * self.load.item
-        return self._matmul(4 * rows * stack.width * width, moved)
+        return self._matmul(4 * rows * stack.width * width, moved, self.rates.batched)
 
     def _copying(self, sentences: float, generated: float) -> float:
         arch, system, load = self.arch, self.system, self.load

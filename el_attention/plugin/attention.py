@@ -110,7 +110,7 @@ class ELAttention(Specialized, _Base):
             view.visible,
             sinks,
             self._keep(grouped, view, state.age, len(sinks)) if acts(self.dropout_module) else None,
-            need_weights or need_head_weights,
+            state.records_weights and (need_weights or need_head_weights),
         )
         output = self.out_proj(result.heads.reshape(1, query.size(1), -1))
         if result.weights is None:

@@ -68,6 +68,7 @@ class DecodingState:
         source: the encoder output, for models with an encoder.
         prompt: a prompt that was processed in one pass, while it is being consumed.
         age: position of the newest token; -1 before the first.
+        records_weights: whether attention weights are of use; fairseq's layers always ask for them.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class DecodingState:
         self.source: Source | None = None
         self.prompt: Prompt | None = None
         self.age = -1
+        self.records_weights = True
         self._view = View(None, ())
         self._placements: list[Placement] = []
         self._source_view = View(None, ())

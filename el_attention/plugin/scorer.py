@@ -63,8 +63,11 @@ class EnsembleScorer:
         self._temperature = temperature
         self._states: list[dict[str, Any]] = [{} for _ in ensemble.models]
         self._rows = sentences * ensemble.beam
-        if not encoder_outs:
-            ensemble.begin(sentences, self._states)
+        ensemble.begin(sentences, self._states)
+        for incremental_state in self._states:
+            state = DecodingState.find(incremental_state)
+            assert state is not None  # `ensemble.begin` has made it
+            state.records_weights = False
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores every word after `tokens`; see `search.Scorer`."""
