@@ -8,8 +8,9 @@ from functools import cache
 import pytest
 import torch
 
-from families import DEFAULT, FAMILIES, FEATURES, generate, model_of
-from tiny import PLANS, Hypotheses, assert_same
+import el_attention
+from families import DEFAULT, FAMILIES, FEATURES, SYMBOLS, generate, model_of
+from tiny import PLANS, Hypotheses, assert_same, generator_of
 
 CASES = [(f, name) for f in FAMILIES for name, feature in FEATURES.items() if f in feature.families]
 
@@ -67,3 +68,17 @@ def test_fairseq_with_softmax_in_float64_agrees_to_rounding(family, name, exact_
     for plan in PLANS:
         ours = generate([model], family, FEATURES[name], plan)
         assert_same(expected, ours, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_diverse_beams_take_any_numbers_of_sentences(family) -> None:
+    """Stock fairseq takes them for positions: beyond the batch, it fails."""
+    feature = FEATURES["diverse beams"]
+    sample, arguments = feature.sample(), feature.generation_arguments(family)
+    sample["id"] = sample["id"] + 1000
+    generator = generator_of([model_of(family)], SYMBOLS, feature.generation_options())
+    with pytest.raises(IndexError):
+        generator.generate(None, sample, **arguments)
+    generator = generator_of([model_of(family)], SYMBOLS, feature.generation_options())
+    ours = el_attention.convert(generator).generate(None, sample, **arguments)
+    assert_same(stock(family, "diverse beams"), ours)

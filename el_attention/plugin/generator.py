@@ -101,10 +101,15 @@ class ELGenerator(Specialized, _Generator):
         constraints: Tensor | None = None,
         bos_token: int | None = None,
     ) -> list[list[dict[str, Tensor]]]:
+        from fairseq.search import DiverseBeamSearch
+
         reason = self.reason_against(sample, constraints)
         if reason is not None and reason not in self.el_announced:
             self.el_announced.add(reason)
             logger.info(f"search: fairseq's own, because {reason}")
+        if isinstance(self.search, DiverseBeamSearch):
+            # It takes the numbers of sentences in the data for positions in the batch.
+            sample = {name: value for name, value in sample.items() if name != "id"}
         self.model.prompt = self._prompt(prefix_tokens, bos_token)
         try:
             if reason is None:
