@@ -140,10 +140,12 @@ class Case:
         random = torch.Generator().manual_seed(self.seed)
         shape = (len(self.sources), STATES, len(symbols))
         logits = 2 * torch.randn(shape, generator=random)
-        if self.half:  # no two words of a row may be equal, with penalties and after rounding
+        if self.half:  # words of a row must not round to equals, nor rows have equal sums
             logits = logits.argsort(-1) / 8
             logits[..., symbols.eos()] += 1 / 16
             logits[..., symbols.unk()] += 1 / 32
+            factors = torch.Generator().manual_seed(self.seed + 1)
+            logits *= 1 + torch.rand((*shape[:2], 1), generator=factors)
         logits[..., symbols.eos()] += self.eos
         logits[torch.rand(shape, generator=random) < self.holes] = -math.inf
         logits[..., 0][torch.rand(shape[:2], generator=random) < self.nans] = math.nan
@@ -212,7 +214,9 @@ class Case:
                 self.ours()
             return
         ours, _ = self.ours()
-        assert_same(stock, ours, tolerance=2e-6)
+        # Stock subtracts the penalty of the unknown word after the normalization, we before: up to
+        # 11 words of size 16, each rounded twice by 5e-7, whose sum may be small.
+        assert_same(stock, ours, tolerance=1e-5)
         for expected, got in zip(stock, ours, strict=True):
             for one, other in zip(expected, got, strict=True):
                 for name, value in other.items():
