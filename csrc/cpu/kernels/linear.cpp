@@ -22,7 +22,7 @@ class Linear {
 
   static int64_t scratch(const LinearParams& p, int64_t groups) {
     const int64_t rows = up(std::min(p.rows, kBlock), kRows);
-    return rows * (up(std::min(p.inputs, kDepth), kLine) + groups * kOutputs) + 2 * kLine;
+    return rows * (up(std::min(p.inputs, kDepth), kLine) + kept(p, groups) * kOutputs) + 2 * kLine;
   }
 
   static void run(const LinearParams& p, int64_t first, int64_t last, void* scratch) {
@@ -38,6 +38,11 @@ class Linear {
   static constexpr int64_t kBlock = 256;  // rows that are packed together, for L2
   static constexpr int64_t kDepth = 768;  // inputs that are summed together, for L1
 
+  // Groups whose sums are kept: all of them, where they are not finished at once.
+  static int64_t kept(const LinearParams& p, int64_t groups) {
+    return p.inputs <= kDepth ? 1 : groups;
+  }
+
   Linear(const LinearParams& p, int64_t row, int64_t first, int64_t last, void* scratch)
       : p_(p),
         row_(row),
@@ -48,17 +53,22 @@ class Linear {
         stride_(up(std::min(p.inputs, kDepth), kLine)) {
     Arena<A> arena(scratch);
     packed_ = arena.take(tiles_ * kRows * stride_);
-    sums_ = arena.take((last - first) * tiles_ * kTile);
+    sums_ = arena.take(kept(p, last - first) * tiles_ * kTile);
   }
 
   void run() const {
-    std::fill_n(sums_, (last_ - first_) * tiles_ * kTile, A(0));
-    for (int64_t begin = 0; begin < p_.inputs; begin += kDepth) {
+    int64_t begin = 0;
+    do {  // once where there are no inputs
       const int64_t depth = std::min(kDepth, p_.inputs - begin);
       pack(begin, depth);
-      for (int64_t group = first_; group < last_; ++group) add(group, begin, depth);
-    }
-    for (int64_t group = first_; group < last_; ++group) finish(group);
+      for (int64_t group = first_; group < last_; ++group) {
+        A* sums = sums_ + (group - first_) % kept(p_, last_ - first_) * tiles_ * kTile;
+        if (begin == 0) std::fill_n(sums, tiles_ * kTile, A(0));
+        add(group, begin, depth, sums);
+        if (begin + depth == p_.inputs) finish(group, sums);
+      }
+      begin += depth;
+    } while (begin < p_.inputs);
   }
 
   // Packs `depth` inputs of every row, each followed by zeros to a whole cache line; rows after the
@@ -76,60 +86,52 @@ class Linear {
   static constexpr int64_t kHalf = (kOutputs + 1) / 2;
 
   // Adds `depth` inputs to the sums of a group of outputs, [tiles, kOutputs, kRows].
-  void add(int64_t group, int64_t begin, int64_t depth) const {
+  void add(int64_t group, int64_t begin, int64_t depth, A* sums) const {
     const T* weight[kOutputs];
-    const T* next[kOutputs];  // what the next call will read
-    const bool wraps = group + 1 == last_;
     for (int64_t o = 0; o < kOutputs; ++o) {
       const int64_t output = std::min(group * kOutputs + o, p_.outputs - 1);  // see `finish`
-      const int64_t follower = wraps ? first_ * kOutputs + o : output + kOutputs;
       weight[o] = static_cast<const T*>(p_.weight) + output * p_.weight_row + begin;
-      next[o] = static_cast<const T*>(p_.weight) +
-                std::min(follower, p_.outputs - 1) * p_.weight_row + begin + (wraps ? depth : 0);
     }
-    A* sums = sums_ + (group - first_) * tiles_ * kTile;
+    // From there to what the next call will read.
+    const int64_t groups = group + 1 < last_ ? 1 : first_ - group;
+    const int64_t ahead = groups * kOutputs * p_.weight_row + (groups == 1 ? 0 : depth);
     const A* rows = packed_;
     const int64_t fetched = tiles_ == 1 ? kOutputs : tiles_ < kOutputs ? kHalf : 1;
     for (int64_t t = 0; t < tiles_; ++t, sums += kTile, rows += kRows * stride_) {
       const int64_t done = t * fetched;
       if (done >= kOutputs) {
-        add<0>(rows, weight, next, depth, sums);
+        add<0>(rows, weight, 0, ahead, depth, sums);
       } else if (fetched == kOutputs) {
-        add<kOutputs>(rows, weight, next, depth, sums);
+        add<kOutputs>(rows, weight, 0, ahead, depth, sums);
       } else if (fetched > 1) {
-        add<kHalf>(rows, weight, next + std::min(done, kOutputs - kHalf), depth, sums);
+        add<kHalf>(rows, weight, std::min(done, kOutputs - kHalf), ahead, depth, sums);
       } else {
-        add<1>(rows, weight, next + done, depth, sums);
+        add<1>(rows, weight, done, ahead, depth, sums);
       }
+      if (depth % kLanes > 0) add_rest(rows, weight, depth / kLanes * kLanes, depth, sums);
     }
   }
 
-  // One register tile; fetches the next one's first kFetched rows of the weight.
+  // One register tile; fetches kFetched rows of the next group's weight, from `fetched` on.
   template <int64_t kFetched>
-  void add(const A* rows, const T* const (&weight)[kOutputs], const T* const* next, int64_t depth,
-           A* sums) const {
+  void add(const A* rows, const T* const (&weight)[kOutputs], int64_t fetched, int64_t ahead,
+           int64_t depth, A* sums) const {
     Vec<T> tile[kOutputs][kRows];
     for (int64_t o = 0; o < kOutputs; ++o) {
       for (int64_t n = 0; n < kRows; ++n) tile[o][n] = Vec<T>(A(0));
     }
-    const auto multiply = [&](const Vec<T>(&part)[kOutputs], int64_t i) {
+    for (int64_t i = 0; i + kLanes <= depth; i += kLanes) {
+      Vec<T> part[kOutputs];
+      for (int64_t o = 0; o < kOutputs; ++o) part[o] = load(weight[o] + i);
+      for (int64_t o = 0; o < kFetched; ++o) {
+        __builtin_prefetch(weight[fetched + o] + ahead + i, 0, 2);
+      }
       for (int64_t n = 0; n < kRows; ++n) {
         const Vec<T> row = Vec<T>::loadu(rows + n * stride_ + i);
         for (int64_t o = 0; o < kOutputs; ++o) {
           tile[o][n] = at::vec::fmadd(part[o], row, tile[o][n]);
         }
       }
-    };
-    Vec<T> part[kOutputs];
-    int64_t i = 0;
-    for (; i + kLanes <= depth; i += kLanes) {
-      for (int64_t o = 0; o < kOutputs; ++o) part[o] = load(weight[o] + i);
-      for (int64_t o = 0; o < kFetched; ++o) __builtin_prefetch(next[o] + i, 0, 2);
-      multiply(part, i);
-    }
-    if (i < depth) {
-      for (int64_t o = 0; o < kOutputs; ++o) part[o] = load(weight[o] + i, depth - i);
-      multiply(part, i);
     }
     for (int64_t o = 0; o < kOutputs; ++o) {
       A added[kRows];  // read as it was written, four at a time: the store is forwarded
@@ -138,10 +140,23 @@ class Linear {
     }
   }
 
+  // What is left after whole vectors. Apart, so that the tile of the others stays in registers.
+  void add_rest(const A* rows, const T* const (&weight)[kOutputs], int64_t begin, int64_t end,
+                A* sums) const {
+    for (int64_t o = 0; o < kOutputs; ++o) {
+      for (int64_t n = 0; n < kRows; ++n) {
+        A sum = 0;
+        for (int64_t i = begin; i < end; ++i) {
+          sum += static_cast<A>(weight[o][i]) * rows[n * stride_ + i];
+        }
+        sums[o * kRows + n] += sum;
+      }
+    }
+  }
+
   // Turns the sums of a group into outputs; those after the last one are left out.
-  void finish(int64_t group) const {
+  void finish(int64_t group, A* sums) const {
     const int64_t first = group * kOutputs, count = std::min(kOutputs, p_.outputs - first);
-    A* sums = sums_ + (group - first_) * tiles_ * kTile;
     if (p_.bias != nullptr) {
       const T* bias = static_cast<const T*>(p_.bias) + first;
       for (int64_t t = 0; t < tiles_; ++t) {
@@ -153,15 +168,27 @@ class Linear {
       }
     }
     activate(sums, tiles_ * kTile);
-    T* output = static_cast<T*>(p_.output) + row_ * p_.outputs + first;
-    const T* residual = static_cast<const T*>(p_.residual) + row_ * p_.residual_row + first;
-    for (int64_t n = 0; n < rows_; ++n) {
-      const A* row = sums + n / kRows * kTile + n % kRows;
-      for (int64_t o = 0; o < count; ++o) {
-        A value = row[o * kRows];
-        if (p_.residual != nullptr) value += static_cast<A>(residual[n * p_.residual_row + o]);
-        output[n * p_.outputs + o] = static_cast<T>(value);
+    if (p_.residual != nullptr) {
+      const T* residual = static_cast<const T*>(p_.residual) + row_ * p_.residual_row + first;
+      for (int64_t n = 0; n < rows_; ++n) {
+        A* row = sums + n / kRows * kTile + n % kRows;
+        for (int64_t o = 0; o < count; ++o) {
+          row[o * kRows] += static_cast<A>(residual[n * p_.residual_row + o]);
+        }
       }
+    }
+    if (count == kOutputs) {
+      write(first, kOutputs, sums);  // a constant, so that the loop is unrolled
+    } else {
+      write(first, count, sums);
+    }
+  }
+
+  __attribute__((always_inline)) void write(int64_t first, int64_t count, const A* sums) const {
+    T* output = static_cast<T*>(p_.output) + row_ * p_.outputs + first;
+    for (int64_t n = 0; n < rows_; ++n, output += p_.outputs) {
+      const A* row = sums + n / kRows * kTile + n % kRows;
+      for (int64_t o = 0; o < count; ++o) output[o] = static_cast<T>(row[o * kRows]);
     }
   }
 
