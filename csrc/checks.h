@@ -174,10 +174,9 @@ inline void check_candidates(const at::Tensor& logits, const at::Tensor& lse,
               std::min(candidates, kMaxCandidates), ", got ", k);
 }
 
-// Checks all arguments of `linear` but its activation.
+// Checks all arguments of `linear`.
 inline void check_linear(const at::Tensor& input, const at::Tensor& weight,
-                         const std::optional<at::Tensor>& bias,
-                         const std::optional<at::Tensor>& residual) {
+                         const std::optional<at::Tensor>& bias) {
   const auto dtype = input.scalar_type();
   TORCH_CHECK(
       dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
@@ -197,12 +196,6 @@ inline void check_linear(const at::Tensor& input, const at::Tensor& weight,
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias: expected [",
                 weight.size(0), "], got ", bias->sizes());
   }
-  if (!residual.has_value()) return;
-  check(*residual, "residual");
-  TORCH_CHECK(residual->dim() == 2 && residual->size(0) == input.size(0) &&
-                  residual->size(1) == weight.size(0),
-              "residual: expected [", input.size(0), ", ", weight.size(0), "], got ",
-              residual->sizes());
 }
 
 }  // namespace el_attention

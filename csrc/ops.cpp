@@ -72,13 +72,10 @@ TORCH_LIBRARY(el_attention, m) {
       "-> (Tensor values, Tensor index)");
 
   // input     [N, I] float64, float32, float16 or bfloat16
-  // weight    [O, I], bias [O] or None, residual [N, O] or None: of the same dtype
-  // activation none, relu or gelu (by the error function)
-  // -> activation(input x weight^T + bias) + residual, [N, O]; a row gives the same bits in any
-  //    batch.  For CPUs: there is no other implementation.
-  m.def(
-      "linear(Tensor input, Tensor weight, Tensor? bias, str activation, Tensor? residual) "
-      "-> Tensor");
+  // weight    [O, I], bias [O] or None: of the same dtype
+  // -> input x weight^T + bias, [N, O]; a row gives the same bits in any batch.  For CPUs: there is
+  //    no other implementation.
+  m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(el_attention, Autograd, m) {

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from el_attention.ops import compiled, extension, linear, reference
+from el_attention.ops import compiled, extension, linear
 
 needs_compiled = pytest.mark.skipif(
     extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
 )
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-ACTIVATIONS = tuple(reference.ACTIVATIONS)
 
 # Rows, inputs, outputs: odd; around the register tile, the vector, and what is summed at a time.
 SIZES = [
@@ -33,68 +33,56 @@ SIZES = [
 
 
 def case(rows: int, inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Input, weight, bias and residual."""
+    """Input, weight and bias."""
     torch.manual_seed(rows + inputs + outputs)
     tensors = (
         torch.randn(rows, inputs, dtype=torch.float64),
         torch.randn(outputs, inputs, dtype=torch.float64) / max(inputs, 1) ** 0.5,
         torch.randn(outputs, dtype=torch.float64),
-        torch.randn(rows, outputs, dtype=torch.float64),
     )
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def operator(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str = "none",
-    residual: Tensor | None = None,
-) -> Tensor:
-    return torch.ops.el_attention.linear(x, weight, bias, activation, residual)
+def operator(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.el_attention.linear(x, weight, bias)
 
 
-def exact(x: Tensor, weight: Tensor, bias: Tensor, activation: str, residual: Tensor) -> Tensor:
-    """In float64, the sums before the activation rounded once."""
+def exact(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """In long double, rounded once."""
     wide = [tensor.double().numpy().astype(np.longdouble) for tensor in (x, weight, bias)]
-    sums = torch.from_numpy((wide[0] @ wide[1].T + wide[2]).astype(np.float64))
-    return reference.ACTIVATIONS[activation](sums) + residual.double()
+    return torch.from_numpy((wide[0] @ wide[1].T + wide[2]).astype(np.float64))
 
 
 @needs_compiled
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_is_at_most_twice_as_far_from_float64_as_torch(sizes, activation, dtype):
-    x, weight, bias, residual = case(*sizes, dtype)
-    arguments = (x, weight, bias, activation, residual)
+def test_is_at_most_twice_as_far_from_float64_as_torch(sizes, dtype):
+    arguments = case(*sizes, dtype)
     expected = exact(*arguments)
     ours = (operator(*arguments).double() - expected).abs().max()
-    torchs = (reference.linear(*arguments).double() - expected).abs().max()
+    torchs = (F.linear(*arguments).double() - expected).abs().max()
     assert ours <= 2 * torchs + 4 * torch.finfo(dtype).eps * expected.abs().max()
 
 
 @needs_compiled
 @pytest.mark.parametrize("bias", (False, True))
-@pytest.mark.parametrize("residual", (False, True))
-def test_takes_bias_and_residual_or_neither(bias, residual):
-    x, weight, b, r = case(6, 50, 11)
-    arguments = (x, weight, b if bias else None, "none", r if residual else None)
-    torch.testing.assert_close(operator(*arguments), reference.linear(*arguments))
+def test_takes_a_bias_or_none(bias):
+    x, weight, b = case(6, 50, 11)
+    arguments = (x, weight, b if bias else None)
+    torch.testing.assert_close(operator(*arguments), F.linear(*arguments))
 
 
 @needs_compiled
 @pytest.mark.parametrize("sizes", [(0, 5, 3), (4, 0, 3), (4, 5, 0)], ids=str)
 def test_takes_empty_tensors(sizes):
-    x, weight, bias, residual = case(*sizes)
-    expected = reference.linear(x, weight, bias, "gelu", residual)
-    torch.testing.assert_close(operator(x, weight, bias, "gelu", residual), expected)
+    arguments = case(*sizes)
+    torch.testing.assert_close(operator(*arguments), F.linear(*arguments))
 
 
 @needs_compiled
 def test_takes_any_strides():
-    x, weight, bias, residual = case(6, 50, 11)
-    expected = operator(x, weight, bias, "relu", residual)
+    x, weight, bias = case(6, 50, 11)
+    expected = operator(x, weight, bias)
 
     def spread(matrix: Tensor) -> tuple[Tensor, Tensor]:
         wide = torch.full((2 * matrix.size(0), matrix.size(1) + 3), torch.nan)
@@ -102,25 +90,25 @@ def test_takes_any_strides():
         return wide[::2, :-3], matrix.t().contiguous().t()
 
     for index in range(2):
-        strided = [spread(matrix)[index] for matrix in (x, weight, residual)]
+        strided = [spread(matrix)[index] for matrix in (x, weight)]
         every_other = torch.full((2 * len(bias),), torch.nan)
         every_other[::2] = bias
-        actual = operator(strided[0], strided[1], every_other[::2], "relu", strided[2])
+        actual = operator(strided[0], strided[1], every_other[::2])
         assert torch.equal(actual, expected)
 
 
 @needs_compiled
 @pytest.mark.parametrize("inputs", (40, 1000))
 def test_a_row_gives_the_same_bits_in_any_batch_and_with_any_threads(inputs):
-    x, weight, bias, residual = case(300, inputs, 50)
-    whole = operator(x, weight, bias, "gelu", residual)
+    x, weight, bias = case(300, inputs, 50)
+    whole = operator(x, weight, bias)
     for rows in (slice(0, 1), slice(3, 7), slice(1, 30), slice(200, 300)):
-        part = operator(x[rows], weight, bias, "gelu", residual[rows])
+        part = operator(x[rows], weight, bias)
         assert torch.equal(part, whole[rows])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert torch.equal(operator(x, weight, bias, "gelu", residual), whole)
+        assert torch.equal(operator(x, weight, bias), whole)
     finally:
         torch.set_num_threads(threads)
 
@@ -128,7 +116,7 @@ def test_a_row_gives_the_same_bits_in_any_batch_and_with_any_threads(inputs):
 @needs_compiled
 @pytest.mark.parametrize("value", (float("nan"), float("inf")))
 def test_a_row_that_is_not_finite_spoils_no_other(value):
-    x, weight, bias, _ = case(7, 30, 9)
+    x, weight, bias = case(7, 30, 9)
     expected = operator(x, weight, bias)
     x[2, 3] = value
     actual = operator(x, weight, bias)
@@ -138,12 +126,10 @@ def test_a_row_that_is_not_finite_spoils_no_other(value):
 
 
 @needs_compiled
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_opcheck(activation):
-    torch.library.opcheck(
-        torch.ops.el_attention.linear,
-        (*case(3, 10, 4)[:3], activation, case(3, 10, 4)[3]),
-    )
+@pytest.mark.parametrize("bias", (False, True))
+def test_opcheck(bias):
+    x, weight, b = case(3, 10, 4)
+    torch.library.opcheck(torch.ops.el_attention.linear, (x, weight, b if bias else None))
 
 
 @needs_compiled
@@ -153,14 +139,12 @@ def test_opcheck(activation):
         ({"weight": torch.zeros(4, 9)}, r"weight: expected \[outputs, 10\]"),
         ({"weight": torch.zeros(4, 10).double()}, "weight: expected dtype Float"),
         ({"bias": torch.zeros(3)}, r"bias: expected \[4\]"),
-        ({"residual": torch.zeros(3, 5)}, r"residual: expected \[3, 4\]"),
-        ({"activation": "tanh"}, "expected none, relu or gelu, got tanh"),
         ({"x": torch.zeros(3, 10, dtype=torch.int32)}, "input: expected dtype Double"),
         ({"x": torch.zeros(10)}, r"input: expected \[rows, inputs\]"),
     ],
 )
 def test_says_what_it_expected(changes, message):
-    names = ("x", "weight", "bias", "residual")
+    names = ("x", "weight", "bias")
     arguments: dict[str, Any] = dict(zip(names, case(3, 10, 4), strict=True))
     with pytest.raises(RuntimeError, match=message):
         operator(**{**arguments, **changes})
@@ -168,26 +152,20 @@ def test_says_what_it_expected(changes, message):
 
 @needs_compiled
 def test_the_operator_refuses_gradients():
-    x, weight, _, _ = case(3, 10, 4)
+    x, weight, _ = case(3, 10, 4)
     with pytest.raises(RuntimeError, match="expected inputs that need no gradient"):
         operator(x, weight.requires_grad_())
 
 
 def test_gradients_flow_through_the_public_function():
-    x, weight, bias, residual = case(3, 10, 4)
-    linear(x, weight.requires_grad_(), bias, "gelu", residual).sum().backward()
+    x, weight, bias = case(3, 10, 4)
+    linear(x, weight.requires_grad_(), bias).sum().backward()
     assert weight.grad is not None
 
 
 @pytest.mark.parametrize("rows", (1, compiled.FEW_ROWS, compiled.FEW_ROWS + 1))
 def test_the_public_function_takes_any_number_of_rows_and_dimensions(rows):
-    x, weight, bias, residual = case(rows, 12, 5)
-    expected = reference.linear(x, weight, bias, "relu", residual)
-    actual = linear(x[None, :, None], weight, bias, "relu", residual[None, :, None])
+    x, weight, bias = case(rows, 12, 5)
+    expected = F.linear(x, weight, bias)
+    actual = linear(x[None, :, None], weight, bias)
     torch.testing.assert_close(actual, expected[None, :, None])
-
-
-def test_an_unknown_activation_is_refused():
-    x, weight, _, _ = case(3, 10, 4)
-    with pytest.raises((RuntimeError, ValueError), match="activation: expected"):
-        linear(x, weight, None, "tanh")

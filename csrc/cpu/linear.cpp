@@ -17,34 +17,17 @@ at::Tensor by_row(const at::Tensor& matrix) {
   return matrix.stride(1) == 1 || matrix.size(1) <= 1 ? matrix : matrix.contiguous();
 }
 
-Activation activation_of(c10::string_view name) {
-  if (name == "none") return Activation::none;
-  if (name == "relu") return Activation::relu;
-  TORCH_CHECK(name == "gelu", "activation: expected none, relu or gelu, got ", name);
-  return Activation::gelu;
-}
-
 at::Tensor linear(const at::Tensor& input, const at::Tensor& weight,
-                  const std::optional<at::Tensor>& bias, c10::string_view activation,
-                  const std::optional<at::Tensor>& residual) {
-  check_linear(input, weight, bias, residual);
+                  const std::optional<at::Tensor>& bias) {
+  check_linear(input, weight, bias);
   const at::Tensor x = by_row(input), w = by_row(weight);
   const at::Tensor b = bias.has_value() ? bias->contiguous() : at::Tensor();
-  const at::Tensor r = residual.has_value() ? by_row(*residual) : at::Tensor();
   at::Tensor output = at::empty({x.size(0), w.size(0)}, x.options());
-  const LinearParams params{x.scalar_type(),
-                            x.const_data_ptr(),
-                            w.const_data_ptr(),
-                            b.defined() ? b.const_data_ptr() : nullptr,
-                            r.defined() ? r.const_data_ptr() : nullptr,
-                            output.data_ptr(),
-                            x.size(0),
-                            x.size(1),
-                            w.size(0),
-                            x.stride(0),
-                            w.stride(0),
-                            r.defined() ? r.stride(0) : 0,
-                            activation_of(activation)};
+  const LinearParams params{x.scalar_type(),    x.const_data_ptr(),
+                            w.const_data_ptr(), b.defined() ? b.const_data_ptr() : nullptr,
+                            output.data_ptr(),  x.size(0),
+                            x.size(1),          w.size(0),
+                            x.stride(0),        w.stride(0)};
   if (output.numel() == 0) return output;
 
   const LinearKernel& kernel = linear_kernel_for(params.dtype);

@@ -7,19 +7,15 @@
 
 namespace el_attention::cpu {
 
-enum class Activation { none, relu, gelu };
-
-// output = activation(input x weight^T + bias) + residual. Strides count elements.
+// output = input x weight^T + bias. Strides count elements.
 struct LinearParams {
   c10::ScalarType dtype;  // of every tensor
   const void* input;      // [N, I]
   const void* weight;     // [O, I]
   const void* bias;       // [O], or nullptr
-  const void* residual;   // [N, O], or nullptr
   void* output;           // [N, O], contiguous
   int64_t rows, inputs, outputs;
-  int64_t input_row, weight_row, residual_row;
-  Activation activation;
+  int64_t input_row, weight_row;
 };
 
 // The kernel of one dtype and instruction set. An output's sum has one order, whatever the number

@@ -64,14 +64,10 @@ def can_run_linear(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Applies a linear layer where `can_run_linear` is true; see `reference.linear`."""
     rows = x.reshape(-1, x.size(-1))
-    if residual is not None:
-        residual = residual.reshape(-1, weight.size(0))
-    output = torch.ops.el_attention.linear(rows, weight, bias, activation, residual)
+    output = torch.ops.el_attention.linear(rows, weight, bias)
     return output.view(*x.shape[:-1], weight.size(0))
 
 

@@ -52,7 +52,5 @@ def _top_candidates(
 
 
 @torch.library.register_fake("el_attention::linear")
-def _linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None, activation: str, residual: Tensor | None
-) -> Tensor:
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return input.new_empty(input.size(0), weight.size(0))

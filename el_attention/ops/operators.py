@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from el_attention.ops import compiled, reference
@@ -39,14 +40,8 @@ def attend(
     return reference.attend(query, rows, visible, sinks=sinks, keep=keep, need_weights=need_weights)
 
 
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str = "none",
-    residual: Tensor | None = None,
-) -> Tensor:
-    """Applies a linear layer: activation(x W^T + b) + residual; see `reference.linear`.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Applies a linear layer, x W^T + b, as `torch.nn.functional.linear` does.
 
     On a CPU, few rows go through an operator that streams the weight once, as it lies.
 
@@ -54,16 +49,16 @@ def linear(
         x: [..., I].
         weight: [O, I].
         bias: [O] or None.
-        activation: "none", "relu" or "gelu".
-        residual: [..., O] or None.
+
+    Returns:
+        [..., O].
 
     Raises:
-        ValueError: if there is no such activation (RuntimeError from the compiled operator, which
-            also raises it if shapes do not fit).
+        RuntimeError: if shapes or dtypes do not fit.
     """
     if compiled.can_run_linear(x, weight):
-        return compiled.linear(x, weight, bias, activation, residual)
-    return reference.linear(x, weight, bias, activation, residual)
+        return compiled.linear(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def block_ngrams_(

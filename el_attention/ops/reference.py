@@ -7,18 +7,11 @@ value, U rows.  Equations are those of Yan et al., "EL-Attention", ICML 2021, se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "relu": F.relu,
-    "gelu": F.gelu,
-}
 
 
 class Rows(NamedTuple):
@@ -250,34 +243,6 @@ def top_candidates(
     index, order = index[:, :k].sort()
     best, rank = best.gather(1, order).sort(descending=True, stable=True)
     return best, index.gather(1, rank)
-
-
-def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str = "none",
-    residual: Tensor | None = None,
-) -> Tensor:
-    """Applies a linear layer and what follows it: activation(x W^T + b) + residual.
-
-    Args:
-        x: [..., I].
-        weight: [O, I], as in `nn.Linear(I, O)`.
-        bias: [O] or None.
-        activation: one of `ACTIVATIONS`.
-        residual: [..., O] or None.
-
-    Returns:
-        [..., O].
-
-    Raises:
-        ValueError: if there is no such activation.
-    """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {tuple(ACTIVATIONS)}, got {activation!r}")
-    output = ACTIVATIONS[activation](F.linear(x, weight, bias))
-    return output if residual is None else output + residual
 
 
 class Run(NamedTuple):

@@ -167,16 +167,6 @@ class Linear {
         }
       }
     }
-    activate(sums, tiles_ * kTile);
-    if (p_.residual != nullptr) {
-      const T* residual = static_cast<const T*>(p_.residual) + row_ * p_.residual_row + first;
-      for (int64_t n = 0; n < rows_; ++n) {
-        A* row = sums + n / kRows * kTile + n % kRows;
-        for (int64_t o = 0; o < count; ++o) {
-          row[o * kRows] += static_cast<A>(residual[n * p_.residual_row + o]);
-        }
-      }
-    }
     if (count == kOutputs) {
       write(first, kOutputs, sums);  // a constant, so that the loop is unrolled
     } else {
@@ -189,20 +179,6 @@ class Linear {
     for (int64_t n = 0; n < rows_; ++n, output += p_.outputs) {
       const A* row = sums + n / kRows * kTile + n % kRows;
       for (int64_t o = 0; o < count; ++o) output[o] = static_cast<T>(row[o * kRows]);
-    }
-  }
-
-  void activate(A* sums, int64_t count) const {
-    if (p_.activation == Activation::none) return;
-    for (int64_t j = 0; j < count; j += kLanes) {
-      const int64_t lanes = std::min(kLanes, count - j);
-      const Vec<T> x = Vec<T>::loadu(sums + j, lanes);
-      if (p_.activation == Activation::relu) {
-        at::vec::maximum(x, Vec<T>(A(0))).store(sums + j, lanes);
-      } else {
-        const Vec<T> normal = (x * Vec<T>(A(M_SQRT1_2))).erf() + Vec<T>(A(1));
-        (x * Vec<T>(A(0.5)) * normal).store(sums + j, lanes);
-      }
     }
   }
 
