@@ -19,7 +19,7 @@ from tiny import PLANS, assert_same, batch, build, dictionary, diverse, generato
 
 # What may read a stored state: matrix products and our operators.  What may change one: the write
 # of new rows.
-READS = {"attend", "weights", "bmm", "mm", "addmm", "matmul"}
+READS = {"attend", "weights", "linear", "bmm", "mm", "addmm", "matmul"}
 WRITES = {"index_copy_"}
 VIEWS = {
     "view", "_unsafe_view", "transpose", "permute", "slice", "expand", "select", "t", "detach",

@@ -50,6 +50,9 @@ def generate_part(
     if hasattr(getattr(generator, "search", None), "prefix_allowed_tokens_fn"):
         # The user's function is told each sentence's number in the whole batch.
         sample = {"id": torch.arange(number), **sample}
+    else:
+        # Diverse search takes numbers for positions in the batch, which they are without any.
+        sample = {name: value for name, value in sample.items() if name != "id"}
     chosen = list(part)
     if getattr(generator, "match_source_len", False):
         # There the longest source bounds the hypotheses of the whole batch: it comes along.
