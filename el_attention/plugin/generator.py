@@ -107,9 +107,8 @@ class ELGenerator(Specialized, _Generator):
         if reason is not None and reason not in self.el_announced:
             self.el_announced.add(reason)
             logger.info(f"search: fairseq's own, because {reason}")
-        numbers = sample.get("id")
-        diverse = isinstance(self.search, DiverseBeamSearch) and isinstance(numbers, Tensor)
-        if diverse and bool((numbers >= len(numbers)).any()):
+        numbers = sample.get("id") if isinstance(self.search, DiverseBeamSearch) else None
+        if isinstance(numbers, Tensor) and bool((numbers >= len(numbers)).any()):
             # It takes the numbers of sentences in the data for positions in the batch.
             sample = {name: value for name, value in sample.items() if name != "id"}
         self.model.prompt = self._prompt(prefix_tokens, bos_token)
