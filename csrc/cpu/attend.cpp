@@ -72,20 +72,17 @@ struct Parts {
   void* operator[](int64_t i) const { return static_cast<char*>(memory.data_ptr()) + i * bytes; }
 };
 
-// Packs the queries, and runs run(group, range, packed queries, scratch) for every task.
+// Runs run(group, range, packed queries, scratch) for every task. Tasks of a sentence are
+// neighbours: each thread packs the queries of a sentence when it comes to its first task of that.
 template <typename Run>
 void run_tasks(const Params& params, const Kernels& kernels, const Layout& layout,
                const at::TensorOptions& options, const Run& run) {
-  const int64_t groups = params.sizes.groups;
-  const Parts packed(groups, layout.packed_query, options);
-  at::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t g = begin; g < end; ++g) kernels.pack_query(params, layout, g, packed[g]);
-  });
-  at::parallel_for(0, groups * layout.ranges, 1, [&](int64_t begin, int64_t end) {
-    const Parts scratch(1, layout.scratch, options);
+  at::parallel_for(0, params.sizes.groups * layout.ranges, 1, [&](int64_t begin, int64_t end) {
+    const Parts packed(1, layout.packed_query, options), scratch(1, layout.scratch, options);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task / layout.ranges;
-      run(group, task % layout.ranges, packed[group], scratch[0]);
+      const int64_t group = task / layout.ranges, range = task % layout.ranges;
+      if (task == begin || range == 0) kernels.pack_query(params, layout, group, packed[0]);
+      run(group, range, packed[0], scratch[0]);
     }
   });
 }
@@ -97,10 +94,11 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
   check_columns_in_range(columns, keys);
   const auto options = query.options().dtype(accumulator(query));
   at::Tensor context =
-      at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.value_width}, query.options());
-  at::Tensor lse = at::full({sizes.groups, sizes.beam, sizes.heads},
-                            -std::numeric_limits<double>::infinity(), options);
-  if (lse.numel() == 0 || sizes.rows == 0) return {context, lse};
+      at::empty({sizes.groups, sizes.beam, sizes.heads, sizes.value_width}, query.options());
+  at::Tensor lse = at::empty({sizes.groups, sizes.beam, sizes.heads}, options);
+  if (lse.numel() == 0 || sizes.rows == 0) {
+    return {context.zero_(), lse.fill_(-std::numeric_limits<double>::infinity())};
+  }
 
   const Call call(sizes, query, keys, values, columns, visible);
   const Kernels& kernels = kernels_for(call.params.dtype);

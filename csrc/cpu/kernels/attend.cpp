@@ -21,7 +21,7 @@ Layout layout(const Params& params, bool only_scores) {
   Layout layout{};
   layout.many_queries = !only_scores && queries_per_key_head(sizes) >= kManyQueries;
   // A task writes a context of its own, which is worth that of many rows of the expanded query.
-  const int64_t least = layout.many_queries ? 288 : 128, most = 4 * least;
+  const int64_t least = layout.many_queries ? 576 : 128, most = 4 * least;
   const int64_t even = up(std::max<int64_t>(sizes.groups * sizes.rows / kTasks, 1), 32);
   layout.range = std::min(std::max(even, least), most);
   layout.ranges = (sizes.rows + layout.range - 1) / layout.range;
@@ -110,7 +110,7 @@ void weights(const Params& params, const Layout& layout, int64_t group, int64_t 
   FewQueries<T> kernel(params, layout, group, packed, arena);
   int64_t count = 0;
   for (int64_t first = 0; first < rows.count; first += count) {
-    count = kernel.score(rows, first);
+    count = kernel.score(rows, first, /*then_values=*/false);
     for (int64_t k = 0; k < sizes.key_heads; ++k) {
       for (int64_t m = 0; m < queries_per_key_head(sizes); ++m) {
         const int64_t query = query_index(sizes, group, k, m);

@@ -64,6 +64,9 @@ void prefetch(const T* p, int64_t n) {
 // Stores at most the first n lanes.
 template <typename T>
 void store(const Vec<T>& v, T* p, int64_t n) {
+  if constexpr (std::is_same_v<T, Accumulate<T>>) {
+    if (n >= Vec<T>::size()) return v.store(p);
+  }
   Accumulate<T> lanes[Vec<T>::size()];
   v.store(lanes);
   for (int64_t i = 0; i < std::min<int64_t>(n, Vec<T>::size()); ++i)

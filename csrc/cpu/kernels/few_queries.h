@@ -48,29 +48,26 @@ class FewQueries {
   // Adds rows to a partial result.
   void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
     for (int64_t first = 0; first < rows.count; first += kBlock) {
-      const int64_t count = score(rows, first);
+      const int64_t count = score(rows, first, /*then_values=*/true);
       for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) soften(i, partial);
       for (int64_t t = 0; t < count; t += kRows) {
-        add_context(rows, first + t, t, partial.context);
+        add_context(rows, first, t, count, partial.context);
       }
     }
   }
 
   // Computes the scores [K, M, kBlock] of the next kBlock rows: -inf where a row is not visible,
-  // and after the last row. Returns the number of rows.
-  int64_t score(const SeenRows<T>& rows, int64_t first) {
+  // and after the last row. Returns the number of rows. What is fetched behind the last key is the
+  // first value of the block, if values are to be read then, or the next key.
+  int64_t score(const SeenRows<T>& rows, int64_t first, bool then_values) {
     const Row<T>* row = rows.row + first;
     const int64_t count = std::min(kBlock, rows.count - first);
     for (int64_t t = 0; t < count; t += kRows) {
-      const Row<T>*tile[kRows], *next[kRows];
-      for (int64_t r = 0; r < kRows; ++r) {
-        tile[r] = row + std::min(t + r, count - 1);
-        next[r] = rows.row + std::min(first + t + kRows + r, rows.count - 1);
-      }
+      const bool values = then_values && t + kRows >= count;
+      const Row<T>* tile[kRows];
+      for (int64_t r = 0; r < kRows; ++r) tile[r] = row + std::min(t + r, count - 1);
       for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
-        for (const auto* ahead : next) {
-          prefetch(ahead->key + k * ahead->key_head, params_.sizes.width);
-        }
+        fetch(rows, values ? first : first + t + kRows, k, values);
         int64_t m = 0;
         for (; m + kScoreQueries <= queries_; m += kScoreQueries) {
           dot<kScoreQueries>(tile, k, m, t);
@@ -101,6 +98,20 @@ class FewQueries {
   // context its weights.
   static constexpr int64_t kRows = 4, kContextQueries = 2;
   static constexpr int64_t kScoreQueries = kLanes * sizeof(A) == 64 ? 4 : 2;
+
+  // Fetches the values, or the keys, of key head k of a tile of rows. Inlined, because GCC leaves
+  // out calls of functions that do nothing but that.
+  __attribute__((always_inline)) void fetch(const SeenRows<T>& rows, int64_t first, int64_t k,
+                                            bool values) const {
+    for (int64_t r = 0; r < kRows; ++r) {
+      const Row<T>& row = rows.row[std::min(first + r, rows.count - 1)];
+      if (values) {
+        prefetch(row.value + k * row.value_head, params_.sizes.value_width);
+      } else {
+        prefetch(row.key + k * row.key_head, params_.sizes.width);
+      }
+    }
+  }
 
   // Scores of a tile of rows for queries [m, m + kQueries) of key head k.
   template <int64_t kQueries>
@@ -156,17 +167,15 @@ class FewQueries {
     }
   }
 
-  // Adds exp(score - maximum) x value of a tile of rows to every context.
-  void add_context(const SeenRows<T>& rows, int64_t first, int64_t t, A* context) {
-    const Row<T>*tile[kRows], *next[kRows];
+  // Adds exp(score - maximum) x value of rows [t, t + kRows) of a block to every context.
+  void add_context(const SeenRows<T>& rows, int64_t first, int64_t t, int64_t count, A* context) {
+    const Row<T>* tile[kRows];
     for (int64_t r = 0; r < kRows; ++r) {
-      tile[r] = rows.row + std::min(first + r, rows.count - 1);  // those repeated have weight 0
-      next[r] = rows.row + std::min(first + kRows + r, rows.count - 1);
+      tile[r] = rows.row + first + std::min(t + r, count - 1);  // those repeated have weight 0
     }
+    const bool values = t + kRows < count;
     for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
-      for (const auto* ahead : next) {
-        prefetch(ahead->value + k * ahead->value_head, params_.sizes.value_width);
-      }
+      fetch(rows, first + t + kRows, k, values);
       int64_t m = 0;
       for (; m + kContextQueries <= queries_; m += kContextQueries) {
         add_values<kContextQueries>(tile, k, m, t, context);

@@ -1,13 +1,67 @@
 // Many queries per key head, as all heads of all beams are for the expanded query.
 //
 // Bound by arithmetic: two matrix products, scores = keys x queries and context += weights x
-// values. A block of rows is packed, converted and padded once, and stays in L2 between the two.
+// values. A block of rows stays in L2 between the two, while the next ones are fetched. It is
+// packed, converted and padded once, or read in place where its rows can be the operand of a
+// product.
 #pragma once
 
 #include "common.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
+
+// Fetches rows into L2 before they are read, little by little: a burst would occupy what the loads
+// of a product need.
+template <typename T>
+class Ahead {
+ public:
+  // Rows in order, with keys and values of key head k; values only where they are not the keys.
+  Ahead(const SeenRows<T>& rows, int64_t k, int64_t width, int64_t value_width)
+      : row_(rows.row),
+        last_(rows.row + rows.count),
+        limit_(row_),
+        k_(k),
+        widths_{width, value_width} {
+    begin();
+  }
+
+  // Lets `fetch` go on with rows [first, limit), as far as there are such.
+  void allow(const Row<T>* first, const Row<T>* limit) {
+    limit_ = std::min(limit, last_);
+    if (row_ >= first) return;
+    row_ = std::min(first, last_);
+    value_ = false;
+    begin();
+  }
+
+  __attribute__((always_inline)) void fetch(int64_t lines) {
+    for (; lines > 0 && row_ < limit_; --lines) {
+      __builtin_prefetch(next_, 0, 2);
+      next_ += kCacheLine;
+      if (next_ >= end_) turn();
+    }
+  }
+
+ private:
+  // Goes on behind the key or the value of a row.
+  void turn() {
+    value_ = !value_ && widths_[1] > 0;
+    row_ += !value_;
+    if (row_ < last_) begin();
+  }
+  void begin() {
+    if (row_ == last_) return;
+    const T* part = value_ ? row_->value + k_ * row_->value_head : row_->key + k_ * row_->key_head;
+    next_ = reinterpret_cast<const char*>(part);
+    end_ = reinterpret_cast<const char*>(part + widths_[value_]);
+  }
+
+  const Row<T>*row_, *last_, *limit_;
+  int64_t k_, widths_[2];
+  bool value_ = false;
+  const char *next_ = nullptr, *end_ = nullptr;
+};
 
 template <typename T>
 class ManyQueries {
@@ -21,23 +75,24 @@ class ManyQueries {
     layout.packed_query = sizes.key_heads * lanes_of(sizes) * sizes.width;
   }
 
-  // Packs the queries of a sentence as [K, panels of two vectors of queries, W, queries of the
-  // panel]; queries after the last are 0.
+  // Packs the queries of a sentence as [K, panels of up to kVectors vectors of queries, W, queries
+  // of the panel]; queries after the last are 0.
   static void pack_query(const Params& params, int64_t group, A* packed) {
     const Sizes& sizes = params.sizes;
     const int64_t queries = queries_per_key_head(sizes);
     for (int64_t k = 0; k < sizes.key_heads; ++k) {
-      for (int64_t first = 0; first < lanes_of(sizes); first += kPanel) {
-        const int64_t panel = std::min(kPanel, lanes_of(sizes) - first);
-        for (int64_t m = first; m < first + panel; ++m) {
-          A* lane = packed + m - first;
-          if (m >= queries) {
-            for (int64_t w = 0; w < sizes.width; ++w) lane[w * panel] = A(0);
-            continue;
-          }
-          const T* query =
-              static_cast<const T*>(params.query) + query_index(sizes, group, k, m) * sizes.width;
-          for (int64_t w = 0; w < sizes.width; ++w) lane[w * panel] = static_cast<A>(query[w]);
+      for (int64_t first = 0, panel; first < lanes_of(sizes); first += panel) {
+        panel = panel_of(lanes_of(sizes) - first);
+        const int64_t count = std::min(panel, queries - first);
+        const T* query[kPanel];
+        for (int64_t m = 0; m < count; ++m) {
+          query[m] = static_cast<const T*>(params.query) +
+                     query_index(sizes, group, k, first + m) * sizes.width;
+        }
+        for (int64_t w = 0; w < sizes.width; ++w) {
+          A* column = packed + w * panel;
+          for (int64_t m = 0; m < count; ++m) column[m] = static_cast<A>(query[m][w]);
+          std::fill(column + count, column + panel, A(0));
         }
         packed += panel * sizes.width;
       }
@@ -63,22 +118,30 @@ class ManyQueries {
   void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
     std::fill_n(scores_, kBlock * layout_.query_stride, A(0));
     std::fill_n(scale_, layout_.query_stride, A(0));
-    for (int64_t first = 0; first < rows.count; first += kBlock) {
-      const int64_t count = std::min(kBlock, rows.count - first);
-      const int64_t ahead = std::min(kBlock, rows.count - first - count);
-      for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
-        attend(rows.row + first, count, ahead, rows.by_all, k, partial);
+    for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
+      Ahead<T> ahead(rows, k, params_.sizes.width, same_ ? 0 : params_.sizes.value_width);
+      for (int64_t first = 0; first < rows.count; first += kBlock) {
+        const int64_t count = std::min(kBlock, rows.count - first);
+        attend(rows.row + first, count, rows.by_all, k, partial, ahead);
       }
     }
   }
 
  private:
   static constexpr int64_t kLanes = Vec<T>::size();
-  static constexpr int64_t kPanel = 2 * kLanes;  // columns of a register tile
-  // Rows of a register tile: with two vectors of columns, what 16 or 32 registers hold.
-  static constexpr int64_t kTile = kLanes * sizeof(A) == 64 ? 12 : 6;
-  static constexpr int64_t kBlock = 96;  // rows that are packed together, a multiple of kTile
+  // A register tile: rows x vectors of columns, what 16 or 32 registers hold.
+  static constexpr int64_t kTile = kLanes * sizeof(A) == 64 ? 8 : 4;
+  static constexpr int64_t kVectors = 3;
+  static constexpr int64_t kPanel = kVectors * kLanes;  // columns of a register tile
+  // Cache lines that are fetched every so many steps of a product.
+  static constexpr int64_t kFetched = 6, kStep = 16;
+  static constexpr int64_t kBlock = 96;  // rows that share a softmax, a multiple of kTile
 
+  // Columns of the next register tile, of so many that are left; two halves instead of a narrow
+  // one.
+  static int64_t panel_of(int64_t left) {
+    return left == (kVectors + 1) * kLanes ? left / 2 : std::min(left, kPanel);
+  }
   static int64_t lanes_of(const Sizes& sizes) { return up(queries_per_key_head(sizes), kLanes); }
 
   static bool keys_are_values(const Params& params) {
@@ -97,105 +160,145 @@ class ManyQueries {
     return (up(width, line) / line | 1) * line;
   }
 
-  // Adds a block of `count` rows, after which `ahead` more follow.
-  void attend(const Row<T>* row, int64_t count, int64_t ahead, bool by_all, int64_t k,
-              const Partial<A>& partial) {
-    const Sizes& sizes = params_.sizes;
-    pack(
-        count, [&](int64_t t) { return row[t].key + k * row[t].key_head; }, sizes.width,
-        key_stride_, keys_);
-    score(count, packed_ + k * lanes_ * sizes.width, row + count, ahead, k);
+  // A block of rows as the operand of a product: row t begins at data + t * stride.
+  struct Block {
+    const A* data;
+    int64_t stride;
+    bool in_place;
+  };
+
+  // Adds a block of `count` rows.
+  void attend(const Row<T>* row, int64_t count, bool by_all, int64_t k, const Partial<A>& partial,
+              Ahead<T>& ahead) {
+    const auto key = [&](int64_t t) { return row[t].key + k * row[t].key_head; };
+    const auto value = [&](int64_t t) { return row[t].value + k * row[t].value_head; };
+    const auto [width, value_width] = std::pair(params_.sizes.width, params_.sizes.value_width);
+    const Block keys = block(count, key, width, keys_, key_stride_);
+    for (int64_t t = 0; t < count; t += kTile) {
+      ahead.allow(row + t + kTile, row + t + kBlock);
+      if (!keys.in_place) {
+        pack(t, std::min(t + kTile, count), key, width, keys_, key_stride_);
+        // A tile reads nothing uninitialized.
+        for (int64_t i = count; i < t + kTile; ++i)
+          std::fill_n(keys_ + i * key_stride_, width, A(0));
+      }
+      score(keys, t, packed_ + k * lanes_ * width, ahead);
+    }
     if (!by_all) hide(row, count);
     soften(count, partial.maximum + k * layout_.query_stride,
            partial.sum + k * layout_.query_stride);
     A* context = partial.context + k * layout_.query_stride * layout_.value_stride;
-    if (same_) return add_context(count, keys_, key_stride_, context);
-    pack(
-        count, [&](int64_t t) { return row[t].value + k * row[t].value_head; }, sizes.value_width,
-        value_stride_, values_);
-    add_context(count, values_, value_stride_, context);
+    if (same_) return add_context(keys, count, context, ahead);
+    const Block values = block(count, value, value_width, values_, value_stride_);
+    if (!values.in_place) pack(0, count, value, value_width, values_, value_stride_);
+    add_context(values, count, context, ahead);
   }
 
-  // Packs a block as [whole tiles of rows, stride], with zeros after each row; and after the last,
-  // so that a tile reads nothing uninitialized.
+  // The rows themselves, if they are evenly spaced whole vectors of the accumulation dtype in whole
+  // tiles; otherwise where they are to be packed.
   template <typename Source>
-  static void pack(int64_t count, const Source& source, int64_t width, int64_t stride, A* packed) {
-    const int64_t whole = width / kLanes * kLanes;
-    for (int64_t t = 0; t < count; ++t, packed += stride) {
-      const T* row = source(t);
-      for (int64_t w = 0; w < whole; w += kLanes) load(row + w).store(packed + w);
-      if (whole < width) load(row + whole, width - whole).store(packed + whole);
+  static Block block(int64_t count, const Source& source, int64_t width, A* packed,
+                     int64_t packed_stride) {
+    if constexpr (std::is_same_v<T, A>) {
+      const int64_t stride = source(1 % count) - source(0);
+      bool in_place = count % kTile == 0 && width % kLanes == 0;
+      for (int64_t t = 1; in_place && t < count; ++t) {
+        in_place = source(t) == source(0) + t * stride;
+      }
+      if (in_place) return {source(0), stride, true};
     }
-    std::fill_n(packed, (up(count, kTile) - count) * stride, A(0));
+    return {packed, packed_stride, false};
   }
 
-  // scores [kBlock, query_stride] = keys x queries, while the rows of the next block are fetched.
-  void score(int64_t count, const A* queries, const Row<T>* next, int64_t ahead, int64_t k) {
+  // Packs rows [begin, end) of a block, each followed by zeros to a whole vector.
+  template <typename Source>
+  static void pack(int64_t begin, int64_t end, const Source& source, int64_t width, A* packed,
+                   int64_t stride) {
+    const int64_t whole = width / kLanes * kLanes;
+    for (int64_t t = begin; t < end; ++t) {
+      const T* row = source(t);
+      A* out = packed + t * stride;
+      for (int64_t w = 0; w < whole; w += kLanes) load(row + w).store(out + w);
+      if (whole < width) load(row + whole, width - whole).store(out + whole);
+    }
+  }
+
+  // scores [kTile, query_stride] of rows from t on = keys x queries.
+  void score(const Block& keys, int64_t t, const A* queries, Ahead<T>& ahead) {
     const int64_t width = params_.sizes.width;
-    for (int64_t t = 0; t < count; t += kTile) {
-      const A* keys = keys_ + t * key_stride_;
-      A* scores = scores_ + t * layout_.query_stride;
-      for (int64_t m = 0; m < lanes_; m += kPanel) {
-        const int64_t fetched = width * m / lanes_, fetch = width * kPanel / lanes_;
-        for (int64_t r = t; r < std::min(t + kTile, ahead); ++r) {
-          prefetch(next[r].key + k * next[r].key_head + fetched, fetch);
-        }
-        if (m + kPanel <= lanes_) {
-          multiply<2>(keys, key_stride_, 1, queries + m * width, kPanel, width, scores + m,
-                      layout_.query_stride, nullptr);
-        } else {
-          multiply<1>(keys, key_stride_, 1, queries + m * width, kLanes, width, scores + m,
-                      layout_.query_stride, nullptr);
-        }
-      }
+    for (int64_t m = 0, panel; m < lanes_; m += panel) {
+      panel = panel_of(lanes_ - m);
+      multiply(panel,
+               {keys.data + t * keys.stride, keys.stride, 1, queries + m * width, panel, width,
+                scores_ + t * layout_.query_stride + m, layout_.query_stride, nullptr},
+               ahead);
     }
   }
 
   // context [query_stride, value_stride] = scale x context + weights x values.
-  void add_context(int64_t count, const A* values, int64_t stride, A* context) {
-    for (int64_t v = 0; v < layout_.value_stride; v += kPanel) {
+  void add_context(const Block& values, int64_t count, A* context, Ahead<T>& ahead) {
+    for (int64_t v = 0, panel; v < layout_.value_stride; v += panel) {
+      panel = panel_of(layout_.value_stride - v);
       for (int64_t m = 0; m < layout_.query_stride; m += kTile) {
-        A* tile = context + m * layout_.value_stride + v;
-        if (v + kPanel <= layout_.value_stride) {
-          multiply<2>(scores_ + m, 1, layout_.query_stride, values + v, stride, count, tile,
-                      layout_.value_stride, scale_ + m);
-        } else {
-          multiply<1>(scores_ + m, 1, layout_.query_stride, values + v, stride, count, tile,
-                      layout_.value_stride, scale_ + m);
-        }
+        multiply(panel,
+                 {scores_ + m, 1, layout_.query_stride, values.data + v, values.stride, count,
+                  context + m * layout_.value_stride + v, layout_.value_stride, scale_ + m},
+                 ahead);
       }
     }
   }
 
-  // One register tile: out [kTile, kVectors of lanes] = scale x out + left x right, where without
-  // `scale` out is not read. left[i, j] lies at left[i * left_row + j * left_column], right[j] at
-  // right[j * right_row]; j runs over `inner`.
-  template <int64_t kVectors>
-  static void multiply(const A* left, int64_t left_row, int64_t left_column, const A* right,
-                       int64_t right_row, int64_t inner, A* out, int64_t out_row, const A* scale) {
-    Vec<T> tile[kTile][kVectors];
+  // out [kTile, columns] = scale x out + left x right, where without `scale` out is not read.
+  // left[i, j] lies at left[i * left_row + j * left_column], right[j] at right[j * right_row]; j
+  // runs over `inner`.
+  struct Product {
+    const A* left;
+    int64_t left_row, left_column;
+    const A* right;
+    int64_t right_row, inner;
+    A* out;
+    int64_t out_row;
+    const A* scale;
+  };
+
+  static void multiply(int64_t columns, const Product& product, Ahead<T>& ahead) {
+    static_assert(kVectors == 3);
+    if (columns == 3 * kLanes) return multiply<3>(product, ahead);
+    if (columns == 2 * kLanes) return multiply<2>(product, ahead);
+    multiply<1>(product, ahead);
+  }
+
+  // One register tile.
+  template <int64_t kColumns>
+  static void multiply(const Product& product, Ahead<T>& ahead) {
+    const auto [left_begin, left_row, left_column, right_begin, right_row, inner, out, out_row,
+                scale] = product;
+    const A *left = left_begin, *right = right_begin;
+    Vec<T> tile[kTile][kColumns];
     for (int64_t i = 0; i < kTile; ++i) {
-      for (int64_t n = 0; n < kVectors; ++n) {
+      for (int64_t n = 0; n < kColumns; ++n) {
         tile[i][n] = Vec<T>(A(0));
         if (scale != nullptr) {
           tile[i][n] = Vec<T>::loadu(out + i * out_row + n * kLanes) * Vec<T>(scale[i]);
         }
       }
     }
-    for (int64_t j = 0; j < inner; ++j) {
-      Vec<T> columns[kVectors];
-      for (int64_t n = 0; n < kVectors; ++n) columns[n] = Vec<T>::loadu(right + n * kLanes);
-      for (int64_t i = 0; i < kTile; ++i) {
-        const Vec<T> factor(left[i * left_row]);
-        for (int64_t n = 0; n < kVectors; ++n) {
-          tile[i][n] = at::vec::fmadd(factor, columns[n], tile[i][n]);
+    for (int64_t begin = 0; begin < inner; begin += kStep) {
+      ahead.fetch(kFetched);
+      const int64_t end = std::min(begin + kStep, inner);
+      for (int64_t j = begin; j < end; ++j, left += left_column, right += right_row) {
+        Vec<T> columns[kColumns];
+        for (int64_t n = 0; n < kColumns; ++n) columns[n] = Vec<T>::loadu(right + n * kLanes);
+        for (int64_t i = 0; i < kTile; ++i) {
+          const Vec<T> factor(left[i * left_row]);
+          for (int64_t n = 0; n < kColumns; ++n) {
+            tile[i][n] = at::vec::fmadd(factor, columns[n], tile[i][n]);
+          }
         }
       }
-      left += left_column;
-      right += right_row;
     }
     for (int64_t i = 0; i < kTile; ++i) {
-      for (int64_t n = 0; n < kVectors; ++n) tile[i][n].store(out + i * out_row + n * kLanes);
+      for (int64_t n = 0; n < kColumns; ++n) tile[i][n].store(out + i * out_row + n * kLanes);
     }
   }
 
