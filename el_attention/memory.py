@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
 import resource
@@ -62,8 +63,16 @@ def free_bytes(device: torch.device) -> int:
 def release() -> None:
     """Frees what nothing refers to any more, PyTorch's cache on a GPU included."""
     gc.collect()
+    trim_heap()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def trim_heap() -> None:
+    """Gives the system what the C library keeps of freed memory, if that is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

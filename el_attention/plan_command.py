@@ -121,7 +121,7 @@ def report(
     yield "| plans | states | needed | largest batch | ms per step | samples/s |"
     yield "|---|---:|---:|---:|---:|---:|"
     for candidate in found:
-        largest = largest_batch_in(arch, system_of(candidate.expanded), load, available)
+        largest = largest_batch_in(arch, system_of(candidate.expanded, device), load, available)
         cells = [
             plans(candidate) + (" (chosen)" if candidate is chosen else ""),
             in_units(candidate.state_bytes),
@@ -133,7 +133,7 @@ def report(
         yield f"| {' | '.join(cells)} |"
     yield ""
     largest = max(
-        largest_batch_in(arch, system_of(candidate.expanded), load, available)
+        largest_batch_in(arch, system_of(candidate.expanded, device), load, available)
         for candidate in found
     )
     batches = [2**power for power in range(max(1, largest).bit_length())]

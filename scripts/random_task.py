@@ -1,11 +1,13 @@
-"""A fairseq task for random models: a vocabulary, and no data."""
+"""Random models: their fairseq task, a vocabulary without data, and their weights."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
+import torch
 from fairseq import tasks
 from fairseq.data import Dictionary
+from fairseq.models import BaseFairseqModel
 
 
 class RandomTask(tasks.FairseqTask):
@@ -24,3 +26,18 @@ class RandomTask(tasks.FairseqTask):
         return self.symbols
 
     target_dictionary = source_dictionary
+
+
+def make_decisive(model: BaseFairseqModel, width: int) -> None:
+    """Adds noise to all parameters, so that hypotheses depend on all states and hardly tie.
+
+    Most of it to the embeddings: where attention drowns words and positions, hypotheses of the same
+    words in another order are equally good.
+
+    Args:
+        model: of any family and size.
+        width: of its residual stream.
+    """
+    for key, parameter in model.named_parameters():
+        gain = 3.0 if "embed" in key else 0.1 if "norm" in key else 1.0
+        parameter.data += gain / width**0.5 * torch.randn_like(parameter)

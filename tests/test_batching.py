@@ -10,7 +10,7 @@ import torch
 import el_attention
 from allocated import Allocated
 from clidata import SINGLE_SENTENCES, run
-from el_attention.cost import SELF, SOURCE, Workload, memory_of, system_of
+from el_attention.cost import CPU, SELF, SOURCE, Workload, memory_of, system_of
 from el_attention.memory import bytes_of
 from el_attention.plugin.architecture import architecture_of
 from el_attention.plugin.batching import DatasetByMemory
@@ -44,7 +44,7 @@ def peaks(family: str, plan: str, load: Workload) -> tuple[float, float]:
     with torch.no_grad(), Allocated() as allocated:
         generator.generate(None, sample, **arguments)
     expanded = dict.fromkeys((SELF, SOURCE), plan == "expanded-query")
-    memory = memory_of(architecture_of(model), system_of(expanded), load)
+    memory = memory_of(architecture_of(model), system_of(expanded, CPU), load)
     return allocated.peak, memory.peak - memory.weights
 
 

@@ -40,6 +40,7 @@ main = importlib.import_module("tables.__main__").main
 
 TINY = replace(cells.SMOKE, memory=None, sentences=5)
 ALL = [cell for table in cells.TABLES for cell in cells.cells(table, paper.DTYPES)]
+CAPPED = [*cells.cells(cells.CAPPED, ("float32",))]
 
 
 # --- search ---
@@ -95,6 +96,16 @@ def test_the_full_profile_has_the_sizes_of_the_paper(cell) -> None:
     assert settings["batch"] == cell.batch
     beam = 1 if cell.search == "greedy" else cell.row.task.beam
     assert settings["generation"]["beam"] == beam
+
+
+def test_each_system_is_capped_at_each_limit() -> None:
+    assert {(cell.system, cell.limit) for cell in CAPPED} == {
+        (system, limit) for system in cells.SYSTEMS for limit in cells.LIMITS
+    }
+    assert len({store.path_of(Path(), cell) for cell in CAPPED}) == len(CAPPED)
+    for cell in CAPPED:
+        assert cells.Job(cell, cells.SHORT).settings()["memory"] == cell.limit
+        assert 2**20 < cells.Job(cell, cells.SMOKE).settings()["memory"] < 2**23
 
 
 # --- resumption ---
@@ -229,6 +240,35 @@ def test_all_systems_give_the_same_hypotheses(table, arch) -> None:
             assert result["batch"] == 64 // TINY.shrink["batch"]
             assert min(result["parts"].values()) > 0
             assert ("reordering" in result["parts"]) and ("encoder" in result["parts"])
+
+
+def test_batches_grow_with_the_same_hypotheses_in_all_systems() -> None:
+    results = {cell.system: measured(replace(cell, limit=None)) for cell in CAPPED[:4]}
+    stock = [tokens for _, *tokens in results[cells.STOCK]["hypotheses"]]
+    assert len(stock) == 4 and results.keys() == set(cells.SYSTEMS)
+    for system, result in results.items():
+        assert [batch["batch"] for batch in result["batches"]] == [1, 2, 4]  # of 5 sentences
+        assert [tokens for _, *tokens in result["hypotheses"]] == stock, system
+
+
+@pytest.mark.parametrize(("fitting", "batches"), [(3, [1, 2]), (1, [1]), (0, None)])
+def test_batches_grow_until_memory_runs_out(fitting, batches, monkeypatch) -> None:
+    longest = measure._Run.longest
+    loaded: list[int] = []
+
+    def limited(self: Any, batch: int) -> Any:
+        if loaded and batch > fitting:
+            raise MemoryError
+        loaded.append(batch)  # the first is to warm up
+        return longest(self, batch)
+
+    monkeypatch.setattr(measure._Run, "longest", limited)
+    result = measured(replace(CAPPED[1], limit=None))
+    if batches is None:
+        assert result["status"] == measure.OUT_OF_MEMORY and "batches" not in result
+        return
+    assert [batch["batch"] for batch in result["batches"]] == batches
+    assert len(result["hypotheses"]) == batches[-1]
 
 
 def plans() -> tuple[str, ...]:
@@ -481,6 +521,32 @@ def test_measured_and_published_stand_side_by_side(results, table, row, expected
     assert row_of(text, *row)[len(row) :] == expected
 
 
+def grown(cell: Any, largest: int) -> dict[str, Any]:
+    """A result of batches up to one, of 0.5 samples/s for each sentence."""
+    result = {key: fake(cell)[key] for key in ("settings", "machine", "date", "status")}
+    if not largest:
+        return {**result, "status": measure.OUT_OF_MEMORY}
+    sizes = [2**power for power in range(largest.bit_length())]
+    batches = [{"batch": n, "samples_per_second": n / 2, "peak_bytes": n * GIB} for n in sizes]
+    hypotheses = [[-1.0, 5, 2]] * largest
+    return {**result, "status": measure.MEASURED, "batches": batches, "hypotheses": hypotheses}
+
+
+def test_a_row_for_each_batch_up_to_one_that_fits_nowhere(tmp_path) -> None:
+    for cell, largest in zip(CAPPED, [0, 2, 4, 1, 1024, 2, 4, 1], strict=True):
+        store.write(tmp_path, cell, grown(cell, largest))
+    text = report.markdown(report.sections(tmp_path))
+    gone = "out of memory"
+    low, high = "512.00 MiB", "1.00 GiB"
+    assert row_of(text, low, "2")[2:] == [gone, "1.00", "1.00", gone]
+    assert row_of(text, low, "8")[2:] == [gone] * 4
+    assert f"| {low} | 16 |" not in text
+    assert row_of(text, low, "peak of the largest")[2:] == ["", "2.00 GiB", "4.00 GiB", "1.00 GiB"]
+    assert row_of(text, low, "differing")[2:] == ["", "", "0 of 2", "0 of 1"]
+    assert row_of(text, high, "1024")[2:] == ["512.00", gone, gone, gone]
+    assert f"| {high} | 2048 |" not in text  # there are but 1024 sentences
+
+
 def test_the_page_needs_no_other_file_and_escapes(results) -> None:
     report.write(results)
     html = (results / "report.html").read_text()
@@ -576,3 +642,12 @@ def test_cells_run_out_of_memory_and_fail_on_their_own(tmp_path) -> None:
     assert tight["status"] == measure.OUT_OF_MEMORY
     assert 1 <= whole["batch"] < other["batch"]
     assert failed["status"] == store.FAILED and "no/such" in failed["message"]
+
+
+@pytest.mark.slow
+def test_capped_batches_grow_further_with_shared_states(tmp_path) -> None:
+    most = {
+        cell.system: store.in_own_process(cells.Job(cell, cells.SMOKE))["batches"][-1]["batch"]
+        for cell in CAPPED[:4]
+    }
+    assert 1 <= most[cells.PER_BEAM] < most[report.EXPANDED]

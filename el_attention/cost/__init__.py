@@ -8,6 +8,7 @@ from el_attention.cost.architecture import ARCHITECTURES, Architecture, Stack
 from el_attention.cost.calibration import FITTED, MEASURED
 from el_attention.cost.device import CPU, DEVICES, GIB, Device
 from el_attention.cost.memory import (
+    ENCODER_TOKENS,
     FRAGMENTATION,
     Memory,
     input_states,
@@ -35,6 +36,7 @@ __all__ = [
     "ARCHITECTURES",
     "CPU",
     "DEVICES",
+    "ENCODER_TOKENS",
     "FITTED",
     "FRAGMENTATION",
     "GIB",

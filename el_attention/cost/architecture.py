@@ -14,12 +14,15 @@ class Stack:
         width: of the residual stream, d.
         ffn: inner width of the feed-forward block, f.
         heads: number of attention heads, H.
+        inner: tensors of the inner width that are alive while the activation is computed: its
+            argument and its result; more if it is put together from several operators.
     """
 
     layers: int
     width: int
     ffn: int
     heads: int
+    inner: int = 2
 
     @property
     def layer_weights(self) -> int:
@@ -76,8 +79,10 @@ BART_LARGE = Architecture("bart.large", _LARGE, _LARGE, 50_264, positions=2 * 10
 # The paper's 270 M: transformer_vaswani_wmt_en_de_big with BERT's 30,522 word pieces, three tables.
 _BIG = Stack(6, 1024, 4096, 16)
 TRANSFORMER_BIG = Architecture("transformer", _BIG, _BIG, 30_522, embedding_tables=3)
-GPT2_SMALL = Architecture("gpt-2.small", Stack(12, 768, 3072, 12), None, 50_257, positions=1024)
-GPT2_MEDIUM = Architecture("gpt-2.medium", Stack(24, 1024, 4096, 16), None, 50_257, positions=1024)
+# GPT-2's activation: 0.5 * x * (1 + tanh(a * (x + b * x^3))), operator by operator.
+_SMALL, _MEDIUM = Stack(12, 768, 3072, 12, inner=4), Stack(24, 1024, 4096, 16, inner=4)
+GPT2_SMALL = Architecture("gpt-2.small", _SMALL, None, 50_257, positions=1024)
+GPT2_MEDIUM = Architecture("gpt-2.medium", _MEDIUM, None, 50_257, positions=1024)
 ARCHITECTURES = {
     arch.name: arch for arch in (BART_BASE, BART_LARGE, TRANSFORMER_BIG, GPT2_SMALL, GPT2_MEDIUM)
 }

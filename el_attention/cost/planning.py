@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from el_attention.cost.architecture import Architecture
-from el_attention.cost.device import Device
-from el_attention.cost.memory import memory_of
+from el_attention.cost.device import CPU, Device
+from el_attention.cost.memory import ENCODER_TOKENS, memory_of
 from el_attention.cost.system import EXPANDED_QUERY, System
 from el_attention.cost.timing import CostModel, Rates
 from el_attention.cost.workload import Workload
@@ -42,15 +42,23 @@ class Candidate:
     peak_bytes: float
 
 
-def system_of(expanded: Mapping[str, bool]) -> System:
-    """This package, each kind of attention with or without expanded queries."""
+def system_of(expanded: Mapping[str, bool], device: Device) -> System:
+    """This package, each kind of attention with or without expanded queries.
+
+    Args:
+        expanded: see `Candidate`.
+        device: what it runs on.
+    """
+    # A language model has one attention, over prompt and generated tokens.
+    source = expanded.get(SOURCE, expanded[SELF])
     # One number of operators for all, so that what is guessed of the host decides nothing.
     return replace(
         EXPANDED_QUERY,
-        # A language model has one attention, over prompt and generated tokens.
-        expanded=expanded.get(SOURCE, expanded[SELF]),
+        expanded=source,
+        outputs=0 if source else 1,
         self_expanded=expanded[SELF],
         encoder_fused=True,
+        encoder_tokens=ENCODER_TOKENS if device.name == CPU.name else None,
     )
 
 
@@ -74,7 +82,7 @@ def candidate(
     arch: Architecture, load: Workload, device: Device, rates: Rates, expanded: Mapping[str, bool]
 ) -> Candidate:
     """Returns one combination of plans, see `candidates` and `Candidate`."""
-    system = system_of(expanded)
+    system = system_of(expanded, device)
     model, memory = CostModel(arch, system, load, device, rates), memory_of(arch, system, load)
     return Candidate(
         expanded=expanded,

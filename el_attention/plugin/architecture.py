@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
+from fairseq import utils
 from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.models.nat import FairseqNATModel
 from fairseq.models.transformer import TransformerModelBase
 from fairseq.models.transformer_lm import TransformerLanguageModel
+from fairseq.modules import gelu_accurate
 from fairseq.modules.transformer_layer import (
     TransformerDecoderLayerBase,
     TransformerEncoderLayerBase,
@@ -66,6 +69,7 @@ def architecture_named(name: str, vocabulary: int) -> Architecture:
             width=getattr(args, f"{side}_embed_dim"),
             ffn=getattr(args, f"{side}_ffn_embed_dim"),
             heads=getattr(args, f"{side}_attention_heads"),
+            inner=_inner(utils.get_activation_fn(args.activation_fn)),
         )
         for side in (("decoder",) if language_model else ("encoder", "decoder"))
     }
@@ -80,4 +84,15 @@ def _stack(layers: nn.Module, kind: type[nn.Module]) -> Stack:
     if not found:  # layers of other kinds, which have a plan of their own
         return Stack(layers=0, width=1, ffn=1, heads=1)
     first: Any = found[0]
-    return Stack(len(found), first.embed_dim, first.fc1.weight.size(0), first.self_attn.num_heads)
+    return Stack(
+        len(found),
+        first.embed_dim,
+        first.fc1.weight.size(0),
+        first.self_attn.num_heads,
+        _inner(first.activation_fn),
+    )
+
+
+def _inner(activation: Callable[..., Any]) -> int:
+    # As in GPT-2: gelu_accurate is put together from several operators.
+    return 4 if activation is gelu_accurate else 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -110,10 +110,11 @@ class BatchSizes:
         )
 
     def _system(self, load: Workload) -> Any:
-        if self._plan != "auto":
-            return system_of(dict.fromkeys((SELF, SOURCE), self._plan == "expanded-query"))
         device, rates = rates_of(self._device, self._dtype)
-        return system_of(best(candidates(self._arch, load, device, rates), self._budget).expanded)
+        expanded: Mapping[str, bool] = dict.fromkeys((SELF, SOURCE), self._plan == "expanded-query")
+        if self._plan == "auto":
+            expanded = best(candidates(self._arch, load, device, rates), self._budget).expanded
+        return system_of(expanded, device)
 
 
 class DatasetByMemory(BaseWrapperDataset):

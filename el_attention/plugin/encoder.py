@@ -1,11 +1,16 @@
-"""fairseq's Transformer encoder, whose output is kept once per sentence."""
+"""fairseq's Transformer encoder: in parts of a batch, its output kept once per sentence."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
+from fairseq.modules import FairseqDropout
 from torch import Tensor
 
+from el_attention.cost import ENCODER_TOKENS
+from el_attention.plugin.attention import acts
+from el_attention.plugin.parts import rows_of
 from el_attention.plugin.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -19,28 +24,66 @@ COLUMNS = "el_attention.columns"  # int64 [beams]: the sentence of each beam
 class ELEncoder(Specialized, _Base):
     """Follows the beams with an index instead of copies of the encoder output."""
 
+    def forward_torchscript(self, net_input: dict[str, Any]) -> dict[str, list[Tensor]]:
+        """Encodes the sources of a generation; on a CPU in parts, which need less memory.
+
+        Args:
+            net_input: of a batch.
+
+        Returns:
+            The output of `forward`; without what decoding never reads, if in parts.
+        """
+        tokens: Tensor = net_input["src_tokens"]
+        size = max(1, ENCODER_TOKENS // max(1, tokens.size(1)))
+        if tokens.device.type != "cpu" or len(tokens) <= size or self._draws():
+            whole: dict[str, list[Tensor]] = super().forward_torchscript(net_input)
+            return whole
+        states, masks = None, []
+        for index in torch.arange(len(tokens)).split(size):
+            part = super().forward_torchscript(rows_of(net_input, index, len(tokens)))
+            (encoded,) = part["encoder_out"]
+            if states is None:
+                states = encoded.new_empty(len(encoded), len(tokens), encoded.size(2))
+            states[:, index] = encoded
+            masks.append(part["encoder_padding_mask"])
+            del part, encoded  # before the next part
+        assert states is not None
+        return self._kept(states, [torch.cat(mask) for mask in zip(*masks, strict=True)])
+
+    def _draws(self) -> bool:
+        """Whether random numbers are drawn, which would be others in parts."""
+        return self.training or any(
+            isinstance(module, FairseqDropout) and acts(module) for module in self.modules()
+        )
+
+    @staticmethod
+    def _kept(states: Tensor, padding: list[Tensor]) -> dict[str, list[Tensor]]:
+        """An encoder output without what decoding never reads: embeddings, inner states."""
+        return {
+            "encoder_out": [states],
+            "encoder_padding_mask": padding,
+            "encoder_embedding": [],
+            "encoder_states": [],
+            "fc_results": [],
+            "src_tokens": [],
+            "src_lengths": [],
+        }
+
     def reorder_encoder_out(
         self, encoder_out: dict[str, list[Tensor]], new_order: Tensor
     ) -> dict[str, list[Tensor]]:
         """Returns `encoder_out` with its index reordered and its states as they are.
 
-        What decoding never reads (embeddings, inner states) is dropped.
+        What decoding never reads is dropped.
 
         Args:
             encoder_out: the output of `forward`, or of this method.
             new_order: int64 [beams], the old beam (at first: sentence) of each new one.
         """
         columns = encoder_out.get(COLUMNS)
-        return {
-            "encoder_out": encoder_out["encoder_out"],
-            "encoder_padding_mask": encoder_out["encoder_padding_mask"],
-            "encoder_embedding": [],
-            "encoder_states": [],
-            "fc_results": [],
-            "src_tokens": [],
-            "src_lengths": [],
-            COLUMNS: [columns[0][new_order] if columns else new_order],
-        }
+        (states,) = encoder_out["encoder_out"]
+        kept = ELEncoder._kept(states, encoder_out["encoder_padding_mask"])
+        return kept | {COLUMNS: [columns[0][new_order] if columns else new_order]}
 
     def _reorder_encoder_out(
         self, encoder_out: dict[str, list[Tensor]], new_order: Tensor

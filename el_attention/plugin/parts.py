@@ -60,17 +60,23 @@ def generate_part(
         chosen += [longest] if longest not in part else []
     index = torch.tensor(chosen, device=sample["net_input"]["src_tokens"].device)
     results = generator.generate(
-        models, _rows(sample, index, number), **_rows(arguments, index, number)
+        models, rows_of(sample, index, number), **rows_of(arguments, index, number)
     )
     return results[: len(part)]
 
 
-def _rows(value: Any, index: Tensor, number: int) -> Any:
-    """Selects sentences in every tensor of a batch that has a row for each of `number`."""
+def rows_of(value: Any, index: Tensor, number: int) -> Any:
+    """Selects sentences in every tensor of a batch that has a row for each of `number`.
+
+    Args:
+        value: tensors, mappings and sequences of them, and what else a batch holds.
+        index: int64 [n], the sentences.
+        number: of sentences in the batch.
+    """
     if isinstance(value, Tensor) and value.dim() and len(value) == number:
         return value.index_select(0, index.to(value.device))
     if isinstance(value, Mapping):
-        return {key: _rows(item, index, number) for key, item in value.items()}
+        return {key: rows_of(item, index, number) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_rows(item, index, number) for item in value)
+        return type(value)(rows_of(item, index, number) for item in value)
     return value

@@ -117,14 +117,16 @@ class EnsembleScorer:
     def _score_words(self, decoder: ELDecoder, features: Tensor, words: Tensor) -> Tensor:
         """Log-probabilities of `words`, [G, P], where a model has `features`, [G, P, C]."""
         rows = max(1, CHUNK // len(decoder.dictionary))
-        scores = []
-        for chunk, index in zip(
+        chunks = zip(
             features.flatten(0, 1).split(rows), words.reshape(-1, 1).split(rows), strict=True
-        ):
-            logits = self._tempered(decoder.output_layer(chunk))
-            lse = log_sum_exp(logits)
-            scores.append(logits.gather(1, index).squeeze(1) - lse)
+        )
+        scores = [self._score_chunk(decoder, *chunk) for chunk in chunks]
         return torch.cat(scores).view_as(words)
+
+    def _score_chunk(self, decoder: ELDecoder, features: Tensor, words: Tensor) -> Tensor:
+        """The same for as many words as may have their logits at a time: [n, C] and [n, 1]."""
+        logits = self._tempered(decoder.output_layer(features))
+        return logits.gather(1, words).squeeze(1) - log_sum_exp(logits)
 
     def _tempered(self, logits: Tensor) -> Tensor:
         """Applies the temperature; float64 becomes what fairseq's log-softmax makes of it."""

@@ -16,7 +16,7 @@ Result = dict[str, Any]
 FLOOR = "floor"
 HEADER = (
     f"batch|system|turns|first, ms|step, ms|of the floor|of {REFERENCE}|of {RIVAL}|generation, s|"
-    f"of {REFERENCE}|of {RIVAL}|samples/s|peak, MiB|hypotheses"
+    f"of {REFERENCE}|of {RIVAL}|samples/s|peak, MiB|by formula, MiB|of that|hypotheses"
 ).split("|")
 
 
@@ -78,14 +78,23 @@ def rows(case: Result) -> list[list[str]]:
                 f"{seconds:.2f}",
                 *ratios("seconds", seconds),
                 f"{batch / seconds:.2f}",
-                f"{result['peak'] / 2**20:,.0f}",
+                *memory(result),
                 verdict(result, batch),
             ]
         )
     floor = [str(batch), FLOOR, "", f"{1000 * floor_first:,.0f}", f"{1000 * floor_step:,.1f}"]
     floor += ["1.00", *ratios("step", floor_step), f"{floor_all:.2f}"]
-    floor += [*ratios("seconds", floor_all), f"{batch / floor_all:.2f}", "", ""]
+    floor += [*ratios("seconds", floor_all), f"{batch / floor_all:.2f}", *[""] * 4]
     return [*lines, floor]
+
+
+def memory(result: Result) -> list[str]:
+    """The peak, what was predicted, and the share of the first in the second."""
+    peak = result["peak"]
+    if "predicted" not in result:
+        return [f"{peak / 2**20:,.0f}", "", ""]
+    predicted = result["predicted"]["peak"]
+    return [f"{peak / 2**20:,.0f}", f"{predicted / 2**20:,.0f}", f"{peak / predicted:.2f}"]
 
 
 def median(result: Result, kind: str) -> float:

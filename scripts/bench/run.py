@@ -38,9 +38,9 @@ def measure(
         out: takes lines on what happens.
 
     Returns:
-        JSON: by system, "first" and "step", seconds of each round, "peak" bytes, and, if
-        `REFERENCE` is among the systems, "score_gap" and "differing": see
-        `score_gap` and `differing`.
+        JSON: by system, "first", "step" and "seconds" of each round, "peak" bytes, "predicted",
+        bytes by part and "peak" of them, for systems that predict it, and, if `REFERENCE` is among
+        the systems, "score_gap" and "differing": see `score_gap` and `differing`.
     """
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(name, case, folder, threads)) for name in systems]
@@ -48,6 +48,8 @@ def measure(
             worker.wait()
         results: Result = {name: {"first": [], "step": [], "seconds": []} for name in systems}
         warm = {worker.name: _tokens(worker, case.small()) for worker in workers}
+        for worker in workers:
+            worker.forget(case)
         last: dict[str, Outcome] = {}
         for turn in range(rounds):
             for worker in workers:
@@ -68,7 +70,9 @@ def measure(
                 )
         for worker in workers:
             result = results[worker.name]
-            result["peak"] = worker.peak()
+            result["peak"], predicted = worker.memory(case)
+            if predicted is not None:
+                result["predicted"] = {**predicted.table(), "peak": predicted.peak}
             if REFERENCE in systems:
                 result["score_gap"] = score_gap(warm[REFERENCE], warm[worker.name])
                 result["differing"] = differing(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from bench.cases import Case
+from el_attention.attention import ExpandedQuery
+from el_attention.cost import CPU, Memory, Workload, memory_of, system_of
+from el_attention.state import capacity
 
 CONVERTED = "ctranslate2"  # folder
 
@@ -86,7 +89,11 @@ class System(ABC):
 
     @abstractmethod
     def __init__(self, case: Case, folder: Path, **options: Any) -> None:
-        """Loads the model of a case from a folder that `prepare` has seen."""
+        """Reads the words of a case's model, if any, from a folder that `prepare` has seen."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Loads the model."""
 
     @classmethod
     def reason_against(cls) -> str | None:
@@ -107,6 +114,10 @@ class System(ABC):
             sources: int64 [batch, source], see `weights.sources_of`.
         """
 
+    def predicted(self, case: Case) -> Memory | None:
+        """Returns the memory of a generation by formula; None if the system has no formula."""
+        return None
+
 
 class Fairseq(System):
     """Stock fairseq, or this plugin with one of its plans."""
@@ -114,21 +125,33 @@ class Fairseq(System):
     closing = 1  # fairseq scores the end of sentence, in a step of its own
 
     def __init__(self, case: Case, folder: Path, *, plan: str | None = None) -> None:
-        """Loads the checkpoint; `plan` None is stock fairseq."""
+        """Reads the dictionaries; `plan` None is stock fairseq."""
+        from fairseq import tasks
+        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+        from bench.weights import CHECKPOINT, arguments
+
+        settings = convert_namespace_to_omegaconf(arguments(case.model)).task
+        settings.data = str(folder)
+        self._task = tasks.setup_task(settings)
+        self._checkpoint = str(folder / CHECKPOINT)
+        self._beam = case.beam
+        self._plan = plan
+        self._generators: dict[tuple[int, int], Any] = {}
+
+    def load(self) -> None:
+        """Loads the checkpoint."""
         from fairseq import checkpoint_utils
 
         import el_attention  # noqa: F401  (lets torch load checkpoints of fairseq)
-        from bench.weights import CHECKPOINT
 
-        (self._model,), _, self._task = checkpoint_utils.load_model_ensemble_and_task(
-            [str(folder / CHECKPOINT)], arg_overrides={"data": str(folder)}
+        (self._model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+            [self._checkpoint], task=self._task
         )
         # What fairseq-generate does to every model: no attention weights unless asked for.
         self._model.eval().prepare_for_inference_(
-            Namespace(generation=Namespace(beam=case.beam), common_eval=Namespace())
+            Namespace(generation=Namespace(beam=self._beam), common_eval=Namespace())
         )
-        self._plan = plan
-        self._generators: dict[tuple[int, int], Any] = {}
 
     def generate(self, case: Case, sources: Tensor) -> Outcome:
         """Generates; see `System.generate`."""
@@ -151,6 +174,23 @@ class Fairseq(System):
         ]
         return Outcome(seconds, clock.first, hypotheses)
 
+    def predicted(self, case: Case) -> Memory | None:
+        """Returns the memory by the cost model, with the plans that are chosen."""
+        if self._plan is None:
+            return None
+        from el_attention.plugin.decoding import EXPECTED_TOKENS
+
+        # Beams that share no ancestors, and rows that are reserved ahead.
+        tokens = -(-capacity(case.steps * case.beam, case.beam) // case.beam)
+        load = Workload("float32", case.batch, case.beam, case.source, tokens, tokens)
+        planner = self._model.decoder.el_attentions()[0].el_planner
+        expected = replace(load, first_end=EXPECTED_TOKENS, last_end=EXPECTED_TOKENS)
+        choices = planner.choose(expected, torch.device("cpu"))
+        expanded = {
+            kind: choice.plan.name == ExpandedQuery.name for kind, choice in choices.items()
+        }
+        return memory_of(case.model.sizes, system_of(expanded, CPU), load)
+
     def _generator(self, beam: int, tokens: int) -> Any:
         if (beam, tokens) not in self._generators:
             import el_attention
@@ -167,10 +207,14 @@ class HuggingFace(System):
     """Transformers, with its generic beam search."""
 
     def __init__(self, case: Case, folder: Path) -> None:
+        """Notes where the weights are; it needs no words."""
+        self._source = case.model, folder
+
+    def load(self) -> None:
         """Loads the checkpoint into the model of Transformers that computes the same."""
         from bench.huggingface import load
 
-        self._model = load(case.model, folder)
+        self._model = load(*self._source)
 
     @classmethod
     def reason_against(cls) -> str | None:
@@ -214,16 +258,22 @@ class CTranslate2(System):
     """CTranslate2, converted by its own converter for fairseq."""
 
     def __init__(self, case: Case, folder: Path, *, compute_type: str = "float32") -> None:
-        """Loads what `prepare` has written."""
-        import ctranslate2
-
+        """Makes the words, by which it is told the sources."""
         from bench.weights import symbols_of
 
         self._symbols = symbols_of(case.model).symbols
-        kind = ctranslate2.Translator if case.model.sizes.encoder else ctranslate2.Generator
+        self._translates = case.model.sizes.encoder is not None
+        self._folder = str(folder / CONVERTED)
+        self._compute_type = compute_type
+
+    def load(self) -> None:
+        """Loads what `prepare` has written, words of its own included."""
+        import ctranslate2
+
+        kind = ctranslate2.Translator if self._translates else ctranslate2.Generator
         self._model = kind(
-            str(folder / CONVERTED),
-            compute_type=compute_type,
+            self._folder,
+            compute_type=self._compute_type,
             inter_threads=1,
             intra_threads=torch.get_num_threads(),
         )

@@ -12,7 +12,7 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from bench.cases import POSITIONS, SEED, Case, Model
-from random_task import RandomTask
+from random_task import RandomTask, make_decisive
 
 CHECKPOINT = "model.pt"
 ARCHITECTURES = {"bart": "bart_base", "transformer": "transformer", "lm": "transformer_lm_gpt"}
@@ -64,12 +64,7 @@ def write_checkpoint(model: Model, folder: Path) -> None:
     torch.manual_seed(SEED)
     args, symbols = arguments(model), symbols_of(model)
     network = models.build_model(args, RandomTask(len(symbols) - symbols.nspecial))
-    # Far from uniform, so that hypotheses depend on every state and no two of them nearly tie;
-    # attention to the source, the same at each step, must not drown tokens and positions.
-    for key, parameter in network.named_parameters():
-        gain = 3.0 if "embed" in key else 0.1 if "norm" in key else 1.0
-        gain *= 0.5 if "encoder_attn" in key else 1.0
-        parameter.data += gain / model.sizes.decoder.width**0.5 * torch.randn_like(parameter)
+    make_decisive(network, model.sizes.decoder.width)
     # Padding and end of sentence get logit 0, and so no probability worth mention: systems forbid
     # them in different ways, some before the softmax and some after it.
     network.decoder.embed_tokens.weight.data[[symbols.pad(), symbols.eos()]] = 0

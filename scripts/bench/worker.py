@@ -9,12 +9,14 @@ import multiprocessing
 import os
 import traceback
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from bench.cases import Case
 from bench.systems import SYSTEMS, Outcome
+from el_attention.cost import Memory
 
 
 class Worker:
@@ -51,18 +53,23 @@ class Worker:
         Raises:
             RuntimeError: if that fails; with the traceback.
         """
-        self._pipe.send(case)
-        outcome: Outcome = self._receive()
+        outcome: Outcome = self._ask("generate", case)
         return outcome
 
-    def peak(self) -> int:
-        """Bytes that were resident at most since the model was loaded, its weights included.
+    def forget(self, case: Case) -> None:
+        """Gives back what was freed so far, so that no peak hides in it, and forgets the peak."""
+        self._ask("forget", case)
 
-        Without what a process holds that has imported torch and fairseq.
+    def memory(self, case: Case) -> tuple[int, Memory | None]:
+        """The peak of memory since it was forgotten, and what the system predicts for a case.
+
+        Returns:
+            Bytes that were resident, weights included, and no part of a file, beyond those of a
+            process that has imported torch and fairseq and read the dictionary; and see
+            `System.predicted`.
         """
-        self._pipe.send(None)
-        peak: int = self._receive()
-        return peak
+        found: tuple[int, Memory | None] = self._ask("memory", case)
+        return found
 
     def __enter__(self) -> Worker:
         return self
@@ -71,6 +78,10 @@ class Worker:
         self._pipe.close()
         self._process.join(timeout=10)
         self._process.kill()
+
+    def _ask(self, question: str, case: Case) -> Any:
+        self._pipe.send((question, case))
+        return self._receive()
 
     def _receive(self) -> Any:
         try:
@@ -103,19 +114,25 @@ def _serve(name: str, case: Case, folder: Path, threads: int, pipe: Connection) 
     kind, options = SYSTEMS[name]
     memory = ProcessMemory(None)
     try:
+        system = kind(case, folder, **options)
         memory.start()
         with torch.no_grad():
-            system = kind(case, folder, **options)
+            system.load()
             pipe.send(system.closing)
-            # What loading has freed is given back, so that generating does not hide in it.
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)
-            memory.reset_peak()
+
+            def forget(case: Case) -> None:
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)
+                memory.reset_peak()
+
+            answers: dict[str, Callable[[Case], Any]] = {
+                "generate": lambda case: system.generate(case, sources_of(case)),
+                "forget": forget,
+                "memory": lambda case: (memory.peak(), system.predicted(case)),
+            }
             while True:
-                asked = pipe.recv()
-                pipe.send(
-                    memory.peak() if asked is None else system.generate(asked, sources_of(asked))
-                )
+                question, asked = pipe.recv()
+                pipe.send(answers[question](asked))
     except EOFError:
         pass
     except Exception:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from el_attention.cost import ARCHITECTURES, GIB
 from tables import report, store
-from tables.cells import PROFILES, TABLES, Job, Profile, Source, cells
+from tables.cells import CAPPED, PROFILES, TABLES, Job, Profile, Source, cells
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="measure the cells of tables that have no result yet")
     run.add_argument(
-        "tables", nargs="+", choices=(*TABLES, "all"), metavar="table", help="%(choices)s"
+        "tables", nargs="+", choices=(*TABLES, CAPPED, "all"), metavar="table", help="%(choices)s"
     )
     run.add_argument("--again", action="store_true", help="measure finished cells as well")
     run.add_argument("--report", action="store_true", help="then do what the command report does")
-    run.add_argument("--device", help="of torch; default: cpu for smoke, cuda for full")
+    run.add_argument("--device", help="of torch; default: cuda for full, else cpu")
     run.add_argument("--memory", type=float, metavar="GIB", help="that a cell may use, at most")
     run.add_argument("--sentences", type=int, help="that each cell generates for")
     run.add_argument("--rounds", type=int, help="times that all sentences are generated for")

@@ -8,7 +8,7 @@ from typing import Any
 
 import paper_figures as paper
 from el_attention.attention import PLANS
-from el_attention.cost import ARCHITECTURES, Architecture, Stack
+from el_attention.cost import ARCHITECTURES, GIB, Architecture, Stack
 
 # The systems that are compared, which `systems.py` builds: three of multi-head attention, and each
 # plan of this package.
@@ -19,6 +19,9 @@ SYSTEMS = (PER_BEAM, STOCK, *PLANS)
 
 SEARCHES = {"beam": "beam", "diverse_beam": "diverse beam", "greedy": "greedy"}
 TABLES = (*SEARCHES, "batch_size", "memory")
+# In the shape of the paper's batch-size table, for processes of limited memory.
+CAPPED = "capped"
+LIMITS = (GIB // 2, GIB)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Cell:
     """A figure to be measured, in the coordinates of the paper.
 
     Attributes:
-        table: one of `TABLES`.
+        table: one of `TABLES`, or `CAPPED`.
         arch: the model, as in `el_attention.cost.ARCHITECTURES`.
         task: the data set, as in the paper.
         dtype: of weights and states.
@@ -34,6 +37,7 @@ class Cell:
         system: one of `SYSTEMS` or `NO_CACHE`.
         batch: sentences, for the tables that fix them; None for the largest batch that fits.
         source: tokens of each source, for the memory table; None for those of the task.
+        limit: bytes that the cell may use, for `CAPPED`; None for those of the profile.
     """
 
     table: str
@@ -44,11 +48,13 @@ class Cell:
     system: str
     batch: int | None = None
     source: int | None = None
+    limit: int | None = None
 
     @property
     def name(self) -> str:
         """The name of its file, without suffix."""
-        parts = [self.arch, self.task, self.dtype, self.batch, self.source, self.system]
+        sizes = (self.batch, self.source, self.limit)
+        parts = [self.arch, self.task, self.dtype, *sizes, self.system]
         text = "-".join(str(part) for part in parts if part is not None).lower()
         return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in text)
 
@@ -71,7 +77,7 @@ def cells(table: str, dtypes: tuple[str, ...]) -> Iterator[Cell]:
     """Yields the cells of a table, in its order.
 
     Args:
-        table: one of `TABLES`.
+        table: one of `TABLES`, or `CAPPED`.
         dtypes: those of the speed tables to measure.
     """
     if table in SEARCHES:
@@ -93,8 +99,12 @@ def cells(table: str, dtypes: tuple[str, ...]) -> Iterator[Cell]:
         for batch, source in paper.INPUT_STATES:
             for system in SYSTEMS:
                 yield Cell(table, bart, paper.CNN_DM.name, dtype, "beam", system, batch, source)
+    elif table == CAPPED:
+        for limit in LIMITS:
+            for system in SYSTEMS:
+                yield Cell(table, bart, paper.CNN_DM.name, dtype, "beam", system, limit=limit)
     else:
-        raise ValueError(f"table: expected one of {TABLES}, got {table!r}")
+        raise ValueError(f"table: expected one of {(*TABLES, CAPPED)}, got {table!r}")
 
 
 # Generation settings that the cost model does not need; `paper_figures` has the others.
@@ -118,7 +128,7 @@ class Profile:
         memory: bytes that a cell may use: of the GPU, or by the process once its libraries are
             loaded; None for all there is.
         shrink: what the paper's sizes are divided by: "width", "heads", "layers", "vocabulary",
-            "source" and "target" tokens, "batch".
+            "source" and "target" tokens, "batch", "limit".
     """
 
     name: str
@@ -133,11 +143,12 @@ class Profile:
         return max(1, size // self.shrink.get(what, 1))
 
     def _stack(self, stack: Stack) -> Stack:
-        return Stack(
-            self._shrunk("layers", stack.layers),
-            self._shrunk("width", stack.width),
-            self._shrunk("width", stack.ffn),
-            self._shrunk("heads", stack.heads),
+        return replace(
+            stack,
+            layers=self._shrunk("layers", stack.layers),
+            width=self._shrunk("width", stack.width),
+            ffn=self._shrunk("width", stack.ffn),
+            heads=self._shrunk("heads", stack.heads),
         )
 
     def architecture(self, cell: Cell) -> Architecture:
@@ -178,6 +189,10 @@ class Profile:
         """Sentences of a batch, or None for the largest that fits."""
         return None if cell.batch is None else self._shrunk("batch", cell.batch)
 
+    def limit(self, cell: Cell) -> float | None:
+        """Bytes that the cell may use, or None for all there is."""
+        return self.memory if cell.limit is None else self._shrunk("limit", cell.limit)
+
 
 SMOKE = Profile(
     "smoke",
@@ -194,12 +209,23 @@ SMOKE = Profile(
         "source": 16,
         "target": 12,
         "batch": 16,
+        "limit": 256,
     },
+)
+# Models of the paper's sizes, but short texts: for `CAPPED` on a CPU.
+SHORT = Profile(
+    CAPPED,
+    device="cpu",
+    dtypes=("float32",),
+    sentences=256,
+    rounds=1,
+    memory=None,
+    shrink={"source": 2, "target": 7},
 )
 FULL = Profile(
     "full", device="cuda", dtypes=("float16", "float32"), sentences=1024, rounds=3, memory=None
 )
-PROFILES = {profile.name: profile for profile in (SMOKE, FULL)}
+PROFILES = {profile.name: profile for profile in (SMOKE, SHORT, FULL)}
 
 
 @dataclass(frozen=True)
@@ -254,6 +280,6 @@ class Job:
             "device": profile.device,
             "sentences": profile.sentences,
             "rounds": profile.rounds,
-            "memory": profile.memory,
+            "memory": profile.limit(cell),
             "source": self.source and asdict(self.source),
         }

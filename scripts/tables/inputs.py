@@ -18,7 +18,7 @@ from torch import Tensor
 import paper_figures as paper
 from common.lines import read_lines
 from el_attention.cost import Architecture
-from random_task import RandomTask
+from random_task import RandomTask, make_decisive
 from tables.cells import Job, Source
 
 # fairseq's architectures of the paper's models; sizes are given beside them.
@@ -121,10 +121,7 @@ def _random_model(name: str, arch: Architecture, task: RandomTask) -> BaseFairse
             setattr(args, f"{side}_attention_heads", stack.heads)
     models.ARCH_CONFIG_REGISTRY[args.arch](args)
     model = models.build_model(args, task).eval()
-    # Far from uniform, so that hypotheses depend on every state and no two of them nearly tie.
-    for key, parameter in model.named_parameters():
-        gain = 3.0 if "encoder_attn" in key else 1.5 if "attn" in key or "embed" in key else 0.25
-        parameter.data += gain / decoder.width**0.5 * torch.randn_like(parameter)
+    make_decisive(model, decoder.width)
     return model
 
 

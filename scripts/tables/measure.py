@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from el_attention.measure import Spy, machine, storages
 from el_attention.plugin.decoding import DecodingState
-from tables.cells import Job
+from tables.cells import CAPPED, Job
 from tables.inputs import Inputs, load
 from tables.memory import may_run_out, memory_of
 from tables.quality import score
@@ -37,7 +37,7 @@ def measure(job: Job) -> Result:
 
     Returns:
         JSON with "settings", "machine", "date", "status" (`MEASURED` or `OUT_OF_MEMORY`) and, if
-        measured, the figures: see `_speed` and `_memory`.
+        measured, the figures: see `_speed`, `_memory` and `_grown`.
 
     Raises:
         Exception: whatever goes wrong, other than memory that does not suffice.
@@ -51,8 +51,8 @@ def measure(job: Job) -> Result:
     }
     with torch.no_grad(), may_run_out():
         run = _Run(job)
-        figures = _memory(run) if job.cell.table == "memory" else _speed(run)
-        result |= figures or {}
+        figures = {"memory": _memory, CAPPED: _grown}.get(job.cell.table, _speed)
+        result |= figures(run) or {}
     return result
 
 
@@ -62,7 +62,7 @@ class _Run:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.device = torch.device(job.profile.device)
-        self.memory = memory_of(self.device, job.profile.memory)
+        self.memory = memory_of(self.device, job.profile.limit(job.cell))
         self.inputs: Inputs = load(job)
         self.model: BaseFairseqModel = self.inputs.model.to(
             self.device, getattr(torch, job.cell.dtype)
@@ -88,11 +88,11 @@ class _Run:
             self.job.cell.system, self.model, self.inputs.task, {**self.options, **options}
         )
 
-    def longest(self, batch: int) -> None:
+    def longest(self, batch: int) -> Any:
         """Generates the longest hypotheses from the longest sources: the worst for memory."""
         generator = self.generator(min_len=self.options["max_len_b"])
         sample = self.inputs.longest(batch, self.job.profile.task(self.job.cell).limit)
-        self.generate(generator, self.on_device(sample))
+        return self.generate(generator, self.on_device(sample))
 
     def generate(self, generator: SequenceGenerator, sample: dict[str, Any]) -> Any:
         """Generates for a batch: the hypotheses of each sentence, the best first."""
@@ -154,14 +154,11 @@ def _timed(run: _Run, batch: int) -> Result:
     sentences = len(run.inputs.sources)
     seconds = []
     for _ in range(run.job.profile.rounds):
-        best: list[tuple[Any, Any]] = []
+        best: list[tuple[Tensor, Tensor]] = []
         run.synchronize()
         start = time.perf_counter()
         for sample in samples:
-            # No more than this: hypotheses hold attention weights as well.
-            best += [
-                (hypos[0]["score"], hypos[0]["tokens"]) for hypos in run.generate(generator, sample)
-            ]
+            best += _best(run.generate(generator, sample))
         run.synchronize()
         seconds.append(time.perf_counter() - start)
     result = {
@@ -171,7 +168,7 @@ def _timed(run: _Run, batch: int) -> Result:
         "seconds": seconds,
         "samples_per_second": sentences / statistics.median(seconds),
         "peak_bytes": run.memory.peak(),
-        "hypotheses": [[float(score), *tokens.tolist()] for score, tokens in best],
+        "hypotheses": _numbers(best),
     }
     source = run.job.source
     if source is not None and source.pieces is not None and run.inputs.references is not None:
@@ -179,6 +176,51 @@ def _timed(run: _Run, batch: int) -> Result:
     if run.job.cell.batch is not None:
         result["parts"] = _parts(run, samples[0])
     return result
+
+
+def _grown(run: _Run) -> Result | None:
+    """Batches of 1, 2, 4 and so on, up to the number of sentences, until memory runs out.
+
+    Returns:
+        "batches": of those that fit, "batch", "seconds" of each round, "samples_per_second" of the
+        median round and "peak_bytes"; "hypotheses": of each sentence of the last of them, score
+        and tokens. None: not a single sentence fits.
+    """
+    batches: list[Result] = []
+    best: list[tuple[Tensor, Tensor]] = []
+    batch = 1
+    with may_run_out():
+        while batch <= run.job.profile.sentences:
+            run.memory.reset_peak()
+            seconds = []
+            for _ in range(run.job.profile.rounds):
+                run.synchronize()
+                start = time.perf_counter()
+                fitting = _best(run.longest(batch))
+                run.synchronize()
+                seconds.append(time.perf_counter() - start)
+            best = fitting
+            batches.append(
+                {
+                    "batch": batch,
+                    "seconds": seconds,
+                    "samples_per_second": batch / statistics.median(seconds),
+                    "peak_bytes": run.memory.peak(),
+                }
+            )
+            batch *= 2
+    if not batches:
+        return None
+    return {"status": MEASURED, "batches": batches, "hypotheses": _numbers(best)}
+
+
+def _best(found: Any) -> list[tuple[Tensor, Tensor]]:
+    """Score and tokens of the best hypotheses; no more, for they hold attention weights as well."""
+    return [(hypotheses[0]["score"], hypotheses[0]["tokens"]) for hypotheses in found]
+
+
+def _numbers(best: list[tuple[Tensor, Tensor]]) -> list[list[float]]:
+    return [[float(score), *tokens.tolist()] for score, tokens in best]
 
 
 def _memory(run: _Run) -> Result:

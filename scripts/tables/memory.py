@@ -42,8 +42,8 @@ class GpuMemory:
 class ProcessMemory:
     """What this process allocates from `start` on.
 
-    The limit is on private writable memory (RLIMIT_DATA), the peak is of the resident set: both
-    as Linux counts them.
+    The limit is on private writable memory (RLIMIT_DATA), the peak is of what is resident and no
+    part of a file, such as the code of libraries: both as Linux counts them.
     """
 
     def __init__(self, limit: float | None) -> None:
@@ -59,7 +59,7 @@ class ProcessMemory:
     def start(self) -> None:
         """Limits the process to so many bytes more than it holds now."""
         gc.collect()
-        self._held = _status("VmRSS")
+        self._held = _status("RssAnon")
         if self._limit is not None:
             _, hard = resource.getrlimit(resource.RLIMIT_DATA)
             allowed = _status("VmData") + int(self._limit)
@@ -71,7 +71,8 @@ class ProcessMemory:
 
     def peak(self) -> int:
         """The most bytes that were resident at a time, beyond those at the beginning."""
-        return max(0, _status("VmHWM") - self._held)
+        # There is a peak of all that is resident alone. Files only ever grew.
+        return max(0, _status("VmHWM") - _status("RssFile") - self._held)
 
 
 def memory_of(device: torch.device, limit: float | None) -> GpuMemory | ProcessMemory:

@@ -13,11 +13,12 @@ from el_attention.attention import ExpandedQuery, SharedProjection
 from el_attention.cost import GIB, Architecture, Stack, Workload, input_states
 from el_attention.cost import system as cost
 from tables import page, plots, store
-from tables.cells import NO_CACHE, PER_BEAM, SEARCHES, STOCK, TABLES, Cell, cells
+from tables.cells import CAPPED, NO_CACHE, PER_BEAM, SEARCHES, STOCK, TABLES, Cell, cells
 
 Result = dict[str, Any]
 Results = dict[Cell, Result]
 
+REPORTED = (*TABLES, CAPPED)
 EXPANDED, SHARED = ExpandedQuery.name, SharedProjection.name
 LABELS = {
     NO_CACHE: "multi-head, no cache",
@@ -66,9 +67,11 @@ def load(folder: Path, table: str) -> Results:
     return {cell: result for cell, result in found.items() if result is not None}
 
 
-def sections(folder: Path, tables: Sequence[str] = TABLES, plotted: bool = False) -> list[Section]:
+def sections(
+    folder: Path, tables: Sequence[str] = REPORTED, plotted: bool = False
+) -> list[Section]:
     """The sections of the tables that have results; `plotted`, with plots where they can be."""
-    makers = {"batch_size": batch_section, "memory": memory_section}
+    makers = {"batch_size": batch_section, "memory": memory_section, CAPPED: capped_section}
     loaded = {table: load(folder, table) for table in tables}
     found = {
         table: makers.get(table, speed_section)(results)
@@ -188,8 +191,49 @@ def memory_section(results: Results) -> Section:
     )
 
 
+def capped_section(results: Results) -> Section:
+    """Speed by batch and limit of memory, a column for each system."""
+    rows = []
+    for limit in dict.fromkeys(result["settings"]["memory"] for result in results.values()):
+        chosen = {cell: r for cell, r in results.items() if r["settings"]["memory"] == limit}
+        largest = max(_largest(result, "batch") or 0 for result in chosen.values())
+        sentences = max(result["settings"]["sentences"] for result in chosen.values())
+        batch = 1
+        while batch <= min(2 * largest or 1, sentences):
+            speeds = (_at(result, batch) for result in chosen.values())
+            rows.append([_size(limit), str(batch), *speeds])
+            batch *= 2
+        peaks = [_largest(result, "peak_bytes") for result in chosen.values()]
+        rows.append([_size(limit), "peak of the largest", *map(_size, peaks)])
+        rows.append([_size(limit), "differing", *(_differing(cell, results) for cell in chosen)])
+    return Section(
+        "Speed by batch in limited memory: bart.large, CNN/DM",
+        "Samples/s of a batch of sources at the limit of length, each with the longest hypotheses, "
+        "encoder included. Limit: of what the process allocates once the model is loaded, so that "
+        "weights come on top. Batches are generated as they are, never split, and doubled until "
+        "memory runs out. Differing: sentences of the largest batch whose best hypothesis is not "
+        "fairseq 0.12's, as far as that has them.",
+        ["limit", "batch", *dict.fromkeys(LABELS[cell.system] for cell in results)],
+        2,
+        rows,
+    )
+
+
+def _at(result: Result, batch: int) -> str:
+    """Speed at one of the batches that were tried, or why there is none."""
+    if result["status"] == store.FAILED:
+        return store.FAILED
+    speeds = {b["batch"]: b["samples_per_second"] for b in result.get("batches", [])}
+    return f"{speeds[batch]:.2f}" if batch in speeds else "out of memory"
+
+
+def _largest(result: Result, figure: str) -> float | None:
+    """A figure of the largest batch that fitted."""
+    return result["batches"][-1][figure] if "batches" in result else None
+
+
 def _is_measured(result: Result) -> bool:
-    return "batch" in result
+    return "hypotheses" in result or "input_state_bytes" in result
 
 
 def _speed(result: Result) -> str:
@@ -220,6 +264,7 @@ def _other(cell: Cell, results: Results, system: str) -> Result | None:
         for other in results
         if other.system == system
         and (other.arch, other.task, other.dtype) == (cell.arch, cell.task, cell.dtype)
+        and other.limit == cell.limit
         and _is_measured(results[other])
     ]
     same.sort(key=lambda other: other.batch != cell.batch)
@@ -231,7 +276,7 @@ def _differing(cell: Cell, results: Results) -> str:
     mine, stock = results[cell], _other(cell, results, STOCK)
     if cell.system == STOCK or stock is None or not _is_measured(mine):
         return ""
-    pairs = list(zip(mine["hypotheses"], stock["hypotheses"], strict=True))
+    pairs = list(zip(mine["hypotheses"], stock["hypotheses"], strict=cell.limit is None))
     gaps = [abs(a[0] - b[0]) / max(abs(a[0]), abs(b[0])) for a, b in pairs if a[1:] != b[1:]]
     return f"{len(gaps)} of {len(pairs)}" + (f" ({max(gaps):.0e})" if gaps else "")
 
@@ -294,7 +339,7 @@ def markdown(found: Sequence[Section], links: bool = False) -> str:
 
 def provenance(folder: Path) -> list[str]:
     """On what, with which versions, when and from which weights the results were made."""
-    results = [result for table in TABLES for result in load(folder, table).values()]
+    results = [result for table in REPORTED for result in load(folder, table).values()]
     made = [result for result in results if "machine" in result]
     lines = []
     for machine in _distinct(result["machine"] for result in made):

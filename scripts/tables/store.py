@@ -100,6 +100,8 @@ def run(
 
 def describe(result: Result) -> str:
     """A result in a few words."""
+    if "batches" in result:
+        return f"batches up to {result['batches'][-1]['batch']}"
     if "samples_per_second" in result:
         return f"{result['samples_per_second']:.1f} samples/s, batch {result['batch']}"
     if "input_state_bytes" in result:
