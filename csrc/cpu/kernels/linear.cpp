@@ -96,35 +96,40 @@ class Linear {
     const int64_t groups = group + 1 < last_ ? 1 : first_ - group;
     const int64_t ahead = groups * kOutputs * p_.weight_row + (groups == 1 ? 0 : depth);
     const A* rows = packed_;
+    // Spread over all tiles: a burst would occupy what the loads of a tile need.
+    const int64_t share = std::max<int64_t>(1, tiles_ / kOutputs);  // tiles that fetch one row
+    const int64_t pace = (kLanes + share - 1) / share;
     const int64_t fetched = tiles_ == 1 ? kOutputs : tiles_ < kOutputs ? kHalf : 1;
     for (int64_t t = 0; t < tiles_; ++t, sums += kTile, rows += kRows * stride_) {
-      const int64_t done = t * fetched;
+      const int64_t done = t / share * fetched;
+      const int64_t from = ahead + t % share * depth / share;
       if (done >= kOutputs) {
-        add<0>(rows, weight, 0, ahead, depth, sums);
+        add<0>(rows, weight, 0, from, pace, depth, sums);
       } else if (fetched == kOutputs) {
-        add<kOutputs>(rows, weight, 0, ahead, depth, sums);
+        add<kOutputs>(rows, weight, 0, from, pace, depth, sums);
       } else if (fetched > 1) {
-        add<kHalf>(rows, weight, std::min(done, kOutputs - kHalf), ahead, depth, sums);
+        add<kHalf>(rows, weight, std::min(done, kOutputs - kHalf), from, pace, depth, sums);
       } else {
-        add<1>(rows, weight, done, ahead, depth, sums);
+        add<1>(rows, weight, done, from, pace, depth, sums);
       }
       if (depth % kLanes > 0) add_rest(rows, weight, depth / kLanes * kLanes, depth, sums);
     }
   }
 
-  // One register tile; fetches kFetched rows of the next group's weight, from `fetched` on.
+  // One register tile; fetches kFetched rows of the next group's weight, from `fetched` on: what
+  // lies `ahead` of this group's, `pace` elements with each vector.
   template <int64_t kFetched>
   void add(const A* rows, const T* const (&weight)[kOutputs], int64_t fetched, int64_t ahead,
-           int64_t depth, A* sums) const {
+           int64_t pace, int64_t depth, A* sums) const {
     Vec<T> tile[kOutputs][kRows];
     for (int64_t o = 0; o < kOutputs; ++o) {
       for (int64_t n = 0; n < kRows; ++n) tile[o][n] = Vec<T>(A(0));
     }
-    for (int64_t i = 0; i + kLanes <= depth; i += kLanes) {
+    for (int64_t i = 0; i + kLanes <= depth; i += kLanes, ahead += pace) {
       Vec<T> part[kOutputs];
       for (int64_t o = 0; o < kOutputs; ++o) part[o] = load(weight[o] + i);
       for (int64_t o = 0; o < kFetched; ++o) {
-        __builtin_prefetch(weight[fetched + o] + ahead + i, 0, 2);
+        __builtin_prefetch(weight[fetched + o] + ahead, 0, 2);
       }
       for (int64_t n = 0; n < kRows; ++n) {
         const Vec<T> row = Vec<T>::loadu(rows + n * stride_ + i);
