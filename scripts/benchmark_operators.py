@@ -2,8 +2,9 @@
 """Times `attend` at BART's shapes against pure PyTorch, a large copy and a large float32 product.
 
 The four take turns, round after round, so that a change in the machine's load meets them all; a
-rate is compared with the copy's and the product's of the same round. The states of a call are
-those of one of several layers in turn, so that they come from memory and not from a cache.
+rate is compared with the copy's and the product's of the same round. A turn of `attend` goes
+through several layers, as a decoder does: more states than any cache holds, so that they come from
+memory.
 
     python scripts/benchmark_operators.py --batch 4 32
 """
@@ -87,16 +88,19 @@ def measure(case: Case, rounds: int) -> str:
     target = torch.empty_like(source)
     left, right = torch.randn(2, PRODUCT, PRODUCT)
     times: dict[str, list[float]] = {"compiled": [], "pure": [], "copy": [], "product": []}
+
+    def through(attend: Callable[..., object]) -> Callable[[], object]:
+        return lambda: [attend(query, [rows], None, need_weights=False) for rows in layers]
+
+    runs: dict[str, tuple[Callable[[], object], int]] = {
+        "compiled": (through(compiled.attend), len(layers)),
+        "copy": (partial(target.copy_, source), 1),
+        "pure": (through(reference.attend), len(layers)),
+        "product": (partial(torch.mm, left, right), 1),
+    }
     for number in range(-1, rounds):  # the first is not counted
-        arguments = (query, [layers[number % len(layers)]], None)
-        runs: dict[str, Callable[[], object]] = {
-            "compiled": partial(compiled.attend, *arguments, need_weights=False),
-            "copy": partial(target.copy_, source),
-            "pure": partial(reference.attend, *arguments, need_weights=False),
-            "product": partial(torch.mm, left, right),
-        }
-        for name, run in runs.items():
-            elapsed = seconds(run)
+        for name, (run, calls) in runs.items():
+            elapsed = seconds(run) / calls
             if number >= 0:
                 times[name].append(elapsed)
 

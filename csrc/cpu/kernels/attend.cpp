@@ -11,8 +11,9 @@ namespace {
 // From here on two matrix products are faster than products that read every row in place.
 constexpr int64_t kManyQueries = 12;
 
-// Tasks of a call, about: enough for any machine's threads, so few that partial results are small.
-constexpr int64_t kTasks = 64;
+// Tasks of a call, about: enough for most machines' threads, so few that partial results are small.
+// A task writes a context of its own, which is worth that of many rows of the expanded query.
+constexpr int64_t kTasks = 64, kManyQueriesTasks = 32;
 
 template <typename T>
 Layout layout(const Params& params, bool only_scores) {
@@ -20,9 +21,9 @@ Layout layout(const Params& params, bool only_scores) {
   const Sizes& sizes = params.sizes;
   Layout layout{};
   layout.many_queries = !only_scores && queries_per_key_head(sizes) >= kManyQueries;
-  // A task writes a context of its own, which is worth that of many rows of the expanded query.
+  const int64_t tasks = layout.many_queries ? kManyQueriesTasks : kTasks;
   const int64_t least = layout.many_queries ? 576 : 128, most = 4 * least;
-  const int64_t even = up(std::max<int64_t>(sizes.groups * sizes.rows / kTasks, 1), 32);
+  const int64_t even = up(std::max<int64_t>(sizes.groups * sizes.rows / tasks, 1), 32);
   layout.range = std::min(std::max(even, least), most);
   layout.ranges = (sizes.rows + layout.range - 1) / layout.range;
   layout.many_queries ? ManyQueries<T>::fill_layout(params, layout)

@@ -134,7 +134,7 @@ class ManyQueries {
   static constexpr int64_t kVectors = 3;
   static constexpr int64_t kPanel = kVectors * kLanes;  // columns of a register tile
   // Cache lines that are fetched every so many steps of a product.
-  static constexpr int64_t kFetched = 6, kStep = 16;
+  static constexpr int64_t kFetched = 6, kStep = 32;
   static constexpr int64_t kBlock = 96;  // rows that share a softmax, a multiple of kTile
 
   // Columns of the next register tile, of so many that are left; two halves instead of a narrow
