@@ -28,7 +28,7 @@ class RandomTask(tasks.FairseqTask):
     target_dictionary = source_dictionary
 
 
-def make_decisive(model: BaseFairseqModel, width: int) -> None:
+def make_decisive(model: BaseFairseqModel, width: int, source: float = 1.0) -> None:
     """Adds noise to all parameters, so that hypotheses depend on all states and hardly tie.
 
     Most of it to the embeddings: where attention drowns words and positions, hypotheses of the same
@@ -37,7 +37,10 @@ def make_decisive(model: BaseFairseqModel, width: int) -> None:
     Args:
         model: of any family and size.
         width: of its residual stream.
+        source: factor of the noise in the attention to the source, which is much the same at each
+            step; less of it for long sources and large models.
     """
     for key, parameter in model.named_parameters():
         gain = 3.0 if "embed" in key else 0.1 if "norm" in key else 1.0
+        gain *= source if "encoder_attn" in key else 1.0
         parameter.data += gain / width**0.5 * torch.randn_like(parameter)

@@ -64,7 +64,7 @@ def write_checkpoint(model: Model, folder: Path) -> None:
     torch.manual_seed(SEED)
     args, symbols = arguments(model), symbols_of(model)
     network = models.build_model(args, RandomTask(len(symbols) - symbols.nspecial))
-    make_decisive(network, model.sizes.decoder.width)
+    make_decisive(network, model.sizes.decoder.width, source=0.5)
     # Padding and end of sentence get logit 0, and so no probability worth mention: systems forbid
     # them in different ways, some before the softmax and some after it.
     network.decoder.embed_tokens.weight.data[[symbols.pad(), symbols.eos()]] = 0
