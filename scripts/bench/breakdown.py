@@ -13,7 +13,7 @@ import argparse
 import logging
 import os
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ KINDS = {
 OTHER, PYTHON = "other operators", "Python"
 
 
-def seconds_by_kind(system: System, case: Case, sources: Tensor) -> Counter[str]:
+def seconds_by_kind(system: System, case: Case, sources: Tensor) -> dict[str, float]:
     """Seconds of a generation, by kind of operator, under the profiler.
 
     Args:
@@ -63,10 +63,10 @@ def seconds_by_kind(system: System, case: Case, sources: Tensor) -> Counter[str]
         system.generate(case, sources)
         whole = perf_counter() - start
     kinds = {operator: kind for kind, operators in KINDS.items() for operator in operators}
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
         found[kinds.get(event.key, OTHER)] += event.self_cpu_time_total / 1e6
-    found[PYTHON] = whole - found.total()
+    found[PYTHON] = whole - sum(found.values())
     return found
 
 
@@ -83,11 +83,11 @@ def shares(name: str, case: Case, folder: Path) -> list[str]:
     system.load()
     sources, first = sources_of(case), replace(case, steps=1)
     system.generate(case, sources)
-    step = seconds_by_kind(system, case, sources)
-    step.subtract(seconds_by_kind(system, first, sources))
-    whole = step.total()
+    all_steps, one = (seconds_by_kind(system, each, sources) for each in (case, first))
+    step = {kind: all_steps[kind] - one[kind] for kind in (*KINDS, OTHER, PYTHON)}
+    whole = sum(step.values())
     steps = case.steps - first.steps
-    percent = [f"{100 * step[kind] / whole:.0f}%" for kind in (*KINDS, OTHER, PYTHON)]
+    percent = [f"{100 * seconds / whole:.0f}%" for seconds in step.values()]
     return [str(case.batch), name, f"{1000 * whole / steps:.1f}", *percent]
 
 
