@@ -15,9 +15,9 @@ import torch
 import el_attention.cost
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-cases, floor, report, run, systems, weights = (
+breakdown, cases, floor, report, run, systems, weights = (
     importlib.import_module(f"bench.{name}")
-    for name in "cases floor report run systems weights".split()
+    for name in "breakdown cases floor report run systems weights".split()
 )
 main = importlib.import_module("bench.__main__").main
 
@@ -189,6 +189,29 @@ def test_each_model_gets_a_plot(document, tmp_path) -> None:
     pytest.importorskip("matplotlib", reason="of the extra `report`")
     (picture,) = report.draw(document, tmp_path)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_breakdown_has_the_shares_of_a_step(model, monkeypatch) -> None:
+    tiny, folder = model
+    case = cases.Case(tiny, batch=1, beam=2, source=7, steps=3)
+    spent = {"attention": 6.0, breakdown.PYTHON: 2.0}, {"attention": 3.0, breakdown.PYTHON: 1.0}
+    profiles = iter([dict.fromkeys((*breakdown.KINDS, breakdown.OTHER), 0.0) | x for x in spent])
+    monkeypatch.setattr(breakdown, "seconds_by_kind", lambda *arguments: next(profiles))
+    line = breakdown.shares("el-attention", case, folder)
+    assert line == ["1", "el-attention", "2000.0", "0%", "75%", "0%", "0%", "0%", "0%", "25%"]
+
+
+def test_a_profile_accounts_for_the_linear_layers_of_both_systems(model) -> None:
+    tiny, folder = model
+    case = cases.Case(tiny, batch=1, beam=2, source=7, steps=3)
+    for name in ("fairseq", "el-attention"):
+        kind, options = systems.SYSTEMS[name]
+        system = kind(case, folder, **options)
+        system.load()
+        with torch.no_grad():
+            found = breakdown.seconds_by_kind(system, case, weights.sources_of(case))
+        assert {"linear layers, vocabulary", "attention"} <= {*found}
+        assert all(seconds >= 0 for seconds in found.values())
 
 
 @pytest.mark.slow

@@ -97,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
     """
-    parser = argparse.ArgumentParser(prog="bench.breakdown", description="Shares of a decoder step.")
+    parser = argparse.ArgumentParser(
+        prog="bench.breakdown", description="Shares of a decoder step."
+    )
     parser.add_argument("--model", choices=[*MODELS], default="bart")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32], metavar="SENTENCES")
     parser.add_argument("--source", type=int, default=512, help="tokens (%(default)s)")
