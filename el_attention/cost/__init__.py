@@ -8,8 +8,8 @@ from el_attention.cost.architecture import ARCHITECTURES, Architecture, Stack
 from el_attention.cost.calibration import FITTED, MEASURED
 from el_attention.cost.device import CPU, DEVICES, GIB, Device
 from el_attention.cost.memory import (
-    ENCODER_TOKENS,
     FRAGMENTATION,
+    PART_TOKENS,
     Memory,
     input_states,
     largest_batch,
@@ -36,11 +36,11 @@ __all__ = [
     "ARCHITECTURES",
     "CPU",
     "DEVICES",
-    "ENCODER_TOKENS",
     "FITTED",
     "FRAGMENTATION",
     "GIB",
     "MEASURED",
+    "PART_TOKENS",
     "SELF",
     "SOURCE",
     "Architecture",

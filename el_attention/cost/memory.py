@@ -13,9 +13,9 @@ from el_attention.cost.workload import Workload
 # share of memory that a caching allocator cannot use. Assumed, not fitted.
 CONTEXT_BYTES = 0.75 * GIB
 FRAGMENTATION = 0.05
-# Tokens of sources that this package encodes at a time on a CPU, where more are no faster: sources
-# of 512 tokens, BART base, 32 of them: 5.9 s by two, 6.4 s by four, 7.4 s at once.
-ENCODER_TOKENS = 2**10
+# Tokens of sources or prompts that this package encodes at a time on a CPU, where more are no
+# faster: 32 sources of 512 tokens, BART base: 5.9 s by two, 6.4 s by four, 7.4 s at once.
+PART_TOKENS = 2**10
 # Logits of a prompt that this package has at a time, at most.
 PROMPT_LOGITS = 2**23
 
@@ -162,8 +162,8 @@ def _encoding(arch: Architecture, system: System, load: Workload) -> float:
     sentences = load.rows if arch.encoder is None and system.per_beam else load.batch
     scores = stack.heads * load.source**2
     at_once = sentences
-    if arch.encoder is not None and system.encoder_tokens is not None:
-        at_once = min(sentences, max(1, system.encoder_tokens // load.source))
+    if system.part_tokens is not None:
+        at_once = min(sentences, max(1, system.part_tokens // load.source))
     if system.encoder_scores is not None:
         at_once = min(sentences, max(1, system.encoder_scores // scores))
     # The residual stream, its normalised copy, queries, keys and values; or the ffn's inner layer.
@@ -181,8 +181,12 @@ def _encoding(arch: Architecture, system: System, load: Workload) -> float:
             hidden = sentences * load.source * stack.width
             # The layers' inputs, from which states are made afterwards, and their outputs, which
             # fairseq collects; first with a layer's temporaries and the mask, then with states.
-            collected = (2 * stack.layers + 1) * hidden
-            within = collected + max(stream + load.source**2, left / item)
+            part = at_once * load.source * stack.width
+            collected = (2 * stack.layers + 1) * part
+            if at_once < sentences:  # the states of a layer are moved to those of all sentences
+                within = left / item + hidden + collected + max(stream + load.source**2, 2 * part)
+            else:
+                within = collected + max(stream + load.source**2, left / item)
             # Then the words of the prompt are scored, some at a time.
             logits = min(PROMPT_LOGITS, sentences * load.source * arch.vocabulary)
             return max(within, left / item + 2 * hidden + logits) * item

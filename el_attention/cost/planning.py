@@ -8,7 +8,7 @@ from itertools import product
 
 from el_attention.cost.architecture import Architecture
 from el_attention.cost.device import CPU, Device
-from el_attention.cost.memory import ENCODER_TOKENS, memory_of
+from el_attention.cost.memory import PART_TOKENS, memory_of
 from el_attention.cost.system import EXPANDED_QUERY, System
 from el_attention.cost.timing import CostModel, Rates
 from el_attention.cost.workload import Workload
@@ -58,7 +58,7 @@ def system_of(expanded: Mapping[str, bool], device: Device) -> System:
         outputs=0 if source else 1,
         self_expanded=expanded[SELF],
         encoder_fused=True,
-        encoder_tokens=ENCODER_TOKENS if device.name == CPU.name else None,
+        part_tokens=PART_TOKENS if device.name == CPU.name else None,
     )
 
 

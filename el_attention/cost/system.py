@@ -35,8 +35,8 @@ class System:
             PyTorch's scaled_dot_product_attention has it since 2.0.
         encoder_scores: the encoder runs over parts of the batch with at most this many scores per
             layer; None: over the whole batch at once.
-        encoder_tokens: the encoder runs over parts of the batch with at most this many tokens, and
-            over a sentence at least; None: over the whole batch at once.
+        part_tokens: encoder or pass over prompts run over parts of the batch with at most this many
+            tokens, and over a sentence at least; None: over the whole batch at once.
         all_logits: a prompt leaves logits at all its positions, not only at the last.
         prompt_at_once: a prompt is one pass; else a step per token and beam.
         layer_operations: operators called per decoder layer and step, views included.
@@ -63,7 +63,7 @@ class System:
     fused: bool = False
     encoder_fused: bool = False
     encoder_scores: int | None = None
-    encoder_tokens: int | None = None
+    part_tokens: int | None = None
     all_logits: bool = False
     prompt_at_once: bool = True
     layer_operations: int = 108

@@ -14,6 +14,7 @@ from el_attention.plugin.attention import ELAttention, acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
 from el_attention.plugin.encoder import COLUMNS, replicated
 from el_attention.plugin.linear import Mode
+from el_attention.plugin.parts import sentences_at_once
 from el_attention.plugin.specialize import Specialized
 from el_attention.state import StatePool
 
@@ -54,7 +55,7 @@ class ELDecoder(Specialized, _Base):
         return all(module.reason_against(dtype) is None for module in self.el_attentions())
 
     def take_prompt(self, incremental_state: dict[str, Any], tokens: Tensor) -> None:
-        """Processes the prompts of all sentences in one pass, once per sentence.
+        """Processes prompts at once, each sentence once; on a CPU in parts of some sentences.
 
         Args:
             incremental_state: with a state that `begin` has just made.
@@ -65,14 +66,22 @@ class ELDecoder(Specialized, _Base):
         lengths = tokens.ne(self.padding_idx).sum(1).clamp(min=1)
         # No position sees a later one, so any word may stand for the padding on the right.
         words = tokens.masked_fill(tokens.eq(self.padding_idx), self.dictionary.eos())
-        with self._recorded_states() as recorded:
-            features, _ = super().extract_features(words, None)
         state.tree.add_prompt(lengths)
-        for module, states in recorded.items():
-            plan = module.plan_for(state, states)
-            assert plan is not None
-            state.pools[module] = StatePool([plan.payload(module.projections(), states)])
-        state.prompt = Prompt(features, lengths, torch.arange(len(lengths), device=lengths.device))
+        sentences = torch.arange(len(words), device=words.device)
+        features = None
+        for part in sentences.split(sentences_at_once(words)):
+            with self._recorded_states() as recorded:
+                found, _ = super().extract_features(words[part], None)
+            for module, states in recorded.items():
+                plan = module.plan_for(state, states)
+                assert plan is not None
+                pool = state.pools.setdefault(module, StatePool())
+                pool.fill(plan.payload(module.projections(), states), part, len(words))
+            if features is None:
+                features = found.new_empty(len(words), *found.shape[1:])
+            features[part] = found
+        assert features is not None
+        state.prompt = Prompt(features, lengths, sentences)
 
     def extract_features(
         self,

@@ -8,9 +8,8 @@ import torch
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
-from el_attention.cost import ENCODER_TOKENS
 from el_attention.plugin.attention import acts
-from el_attention.plugin.parts import rows_of
+from el_attention.plugin.parts import rows_of, sentences_at_once
 from el_attention.plugin.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -34,8 +33,8 @@ class ELEncoder(Specialized, _Base):
             The output of `forward`; without what decoding never reads, if in parts.
         """
         tokens: Tensor = net_input["src_tokens"]
-        size = max(1, ENCODER_TOKENS // max(1, tokens.size(1)))
-        if tokens.device.type != "cpu" or len(tokens) <= size or self._draws():
+        size = sentences_at_once(tokens)
+        if len(tokens) <= size or self._draws():
             whole: dict[str, list[Tensor]] = super().forward_torchscript(net_input)
             return whole
         states, masks = None, []

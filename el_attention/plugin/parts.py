@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from el_attention.cost import PART_TOKENS
+
 Results = list[list[dict[str, Any]]]  # hypotheses of each sentence, the best first
 
 
@@ -63,6 +65,17 @@ def generate_part(
         models, rows_of(sample, index, number), **rows_of(arguments, index, number)
     )
     return results[: len(part)]
+
+
+def sentences_at_once(tokens: Tensor) -> int:
+    """How many sentences to encode at a time: on a CPU few, which need less memory; else all.
+
+    Args:
+        tokens: int64 [sentences, length].
+    """
+    if tokens.device.type != "cpu":
+        return len(tokens)
+    return max(1, PART_TOKENS // max(1, tokens.size(1)))
 
 
 def rows_of(value: Any, index: Tensor, number: int) -> Any:

@@ -50,6 +50,23 @@ class StatePool:
                 # A view, never a copy: `flatten` would write into a copy of a block in pieces.
                 stored.view(-1, *stored.shape[2:]).index_copy_(0, placement.target, source)
 
+    def fill(self, payload: Payload, columns: Tensor, width: int) -> None:
+        """Stores some columns of the first segment; the whole of it is taken over without a copy.
+
+        Args:
+            payload: [rows, columns, key heads, width] each.
+            columns: int64 [columns], which these are.
+            width: columns of the segment.
+        """
+        if len(columns) == width:
+            self.blocks = [payload]
+            return
+        if not self.blocks:
+            whole = [x.new_empty(len(x), width, *x.shape[2:]) for x in _distinct(payload)]
+            self.blocks = [(whole[0], whole[-1])]
+        for stored, part in zip(_distinct(self.blocks[0]), _distinct(payload), strict=True):
+            stored[:, columns] = part
+
     def read(self, view: View) -> list[Rows]:
         """Shows the rows of a view, in place.
 
