@@ -10,6 +10,7 @@ import torch
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
+from el_attention.memory import trim_heap
 from el_attention.plugin.attention import ELAttention, acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
 from el_attention.plugin.encoder import COLUMNS, replicated
@@ -70,18 +71,35 @@ class ELDecoder(Specialized, _Base):
         sentences = torch.arange(len(words), device=words.device)
         features = None
         for part in sentences.split(sentences_at_once(words)):
-            with self._recorded_states() as recorded:
-                found, _ = super().extract_features(words[part], None)
-            for module, states in recorded.items():
-                plan = module.plan_for(state, states)
-                assert plan is not None
-                pool = state.pools.setdefault(module, StatePool())
-                pool.fill(plan.payload(module.projections(), states), part, len(words))
+            found = self._take_part(state, words, part)
             if features is None:
                 features = found.new_empty(len(words), *found.shape[1:])
             features[part] = found
+            del found
+            # Small states lie between what the pass has freed: the heap would grow further.
+            trim_heap()
         assert features is not None
         state.prompt = Prompt(features, lengths, sentences)
+
+    def _take_part(self, state: DecodingState, words: Tensor, part: Tensor) -> Tensor:
+        """Keeps the states of prompts.
+
+        Args:
+            state: whose pools receive them.
+            words: int64 [G, P], of all sentences.
+            part: int64 [n], the sentences whose states are made.
+
+        Returns:
+            [n, P, C], the features.
+        """
+        with self._recorded_states() as recorded:
+            features, _ = super().extract_features(words[part], None)
+        for module, states in recorded.items():
+            plan = module.plan_for(state, states)
+            assert plan is not None
+            pool = state.pools.setdefault(module, StatePool())
+            pool.fill(plan.payload(module.projections(), states), part, len(words))
+        return features
 
     def extract_features(
         self,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from el_attention.memory import trim_heap
 from el_attention.plugin import scorer
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
@@ -53,8 +52,6 @@ class ELEnsemble(Specialized, _Ensemble):
         if self.prompt is not None and all(decoder.can_take_prompt() for decoder in decoders):
             for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
                 decoder.take_prompt(incremental_state, self.prompt)
-            # Small states lie between what the pass has freed: the heap would grow further.
-            trim_heap()
 
     def inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:
         """Whether position `age` is known of all sentences, to every model."""
