@@ -1,4 +1,4 @@
-"""The linear layer of few rows against float64 and against torch's."""
+"""The operator of linear layers against float64 and against torch's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ needs_compiled = pytest.mark.skipif(
     extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
 )
 
+FEW = 8  # kFewRows in csrc/cpu/kernels/linear.cpp
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-# Rows, inputs, outputs: odd; around the register tile, the vector, and what is summed at a time.
+# Rows, inputs, outputs: odd; around the register tiles, their vectors, what is summed at a time, and
+# the rows from which on another kernel takes them.
 SIZES = [
     (1, 1, 1),
     (2, 7, 5),
     (4, 64, 12),
     (5, 17, 37),
+    (8, 770, 20),
     (9, 769, 13),
     (19, 768, 6),
     (33, 1601, 7),
+    (64, 61, 33),
+    (70, 800, 16),
     (130, 96, 18),
     (259, 35, 3),
 ]
@@ -99,12 +105,20 @@ def test_takes_any_strides():
 
 @needs_compiled
 @pytest.mark.parametrize("inputs", (40, 1000))
-def test_a_row_gives_the_same_bits_in_any_batch_and_with_any_threads(inputs):
-    x, weight, bias = case(300, inputs, 50)
+@pytest.mark.parametrize(
+    ("batch", "parts"),
+    [
+        (FEW, [slice(0, 1), slice(3, 7)]),
+        (300, [slice(0, FEW + 1), slice(1, 30), slice(200, 300)]),
+    ],
+)
+def test_a_row_gives_the_same_bits_in_any_batch_of_a_kernel_and_with_any_threads(
+    inputs, batch, parts
+):
+    x, weight, bias = case(batch, inputs, 50)
     whole = operator(x, weight, bias)
-    for rows in (slice(0, 1), slice(3, 7), slice(1, 30), slice(200, 300)):
-        part = operator(x[rows], weight, bias)
-        assert torch.equal(part, whole[rows])
+    for rows in parts:
+        assert torch.equal(operator(x[rows], weight, bias), whole[rows])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)

@@ -23,12 +23,12 @@ const Kernels& kernels_for(c10::ScalarType dtype) {
   return DEFAULT::kernels(dtype);
 }
 
-const LinearKernel& linear_kernel_for(c10::ScalarType dtype) {
+const LinearKernel& linear_kernel_for(c10::ScalarType dtype, int64_t rows) {
 #if defined(__x86_64__)
-  if (capability() == "AVX512") return AVX512::linear_kernel(dtype);
-  if (capability() == "AVX2") return AVX2::linear_kernel(dtype);
+  if (capability() == "AVX512") return AVX512::linear_kernel(dtype, rows);
+  if (capability() == "AVX2") return AVX2::linear_kernel(dtype, rows);
 #endif
-  return DEFAULT::linear_kernel(dtype);
+  return DEFAULT::linear_kernel(dtype, rows);
 }
 
 }  // namespace el_attention::cpu

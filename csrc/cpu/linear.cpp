@@ -30,7 +30,7 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight,
                             x.stride(0),        w.stride(0)};
   if (output.numel() == 0) return output;
 
-  const LinearKernel& kernel = linear_kernel_for(params.dtype);
+  const LinearKernel& kernel = linear_kernel_for(params.dtype, params.rows);
   const int64_t groups = (params.outputs + kernel.group - 1) / kernel.group;
   const auto accumulate = params.dtype == at::kDouble ? at::kDouble : at::kFloat;
   at::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {

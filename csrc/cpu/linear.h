@@ -18,8 +18,9 @@ struct LinearParams {
   int64_t input_row, weight_row;
 };
 
-// The kernel of one dtype and instruction set. An output's sum has one order, whatever the number
-// of rows, their place or the number of threads: a row gives the same bits in any batch.
+// The kernel of one dtype, instruction set and kind of sizes. An output's sum has one order,
+// whatever the place of its row and the number of threads: a row gives the same bits in any batch
+// that the same kernel takes.
 struct LinearKernel {
   int64_t group;  // outputs that are computed together
   // Elements of the accumulation dtype that `run` needs for so many groups.
@@ -29,14 +30,14 @@ struct LinearKernel {
 };
 
 namespace DEFAULT {
-const LinearKernel& linear_kernel(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
 }
 #if defined(__x86_64__)
 namespace AVX2 {
-const LinearKernel& linear_kernel(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
 }
 namespace AVX512 {
-const LinearKernel& linear_kernel(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
 }
 #endif
 
