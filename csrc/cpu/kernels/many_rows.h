@@ -209,6 +209,7 @@ class ManyRows {
         at::vec::transpose_mxn<A, kLanes, kLanes>(sums + n, vectors_ * kLanes, block, kLanes);
       }
       store<T>(Vec<T>::loadu(block + r * kLanes) + bias, output, count);
+      __builtin_prefetch(output + 2 * kOutputs - 1, 1, 3);  // what the next group will write
     }
   }
 
