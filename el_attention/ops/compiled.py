@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
     if device not in DISPATCH_KEYS:
         return f"there are no compiled ones for {device}"
     key = DISPATCH_KEYS[device]
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key):
+    if not _built_for(key):
         return f"the compiled ones were built without {key}"
     if states.dtype not in DTYPES:
         return f"the compiled ones do not take {states.dtype}"
@@ -50,6 +51,11 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "the compiled ones have no gradient"
     return None
+
+
+@cache
+def _built_for(key: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key))
 
 
 def can_run_linear(x: Tensor, weight: Tensor) -> bool:

@@ -11,7 +11,8 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor
 
 from el_attention.memory import trim_heap
-from el_attention.plugin.attention import ELAttention, acts
+from el_attention.plugin.attention import ELAttention
+from el_attention.plugin.attention_step import acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
 from el_attention.plugin.encoder import COLUMNS, replicated
 from el_attention.plugin.linear import Mode
@@ -44,6 +45,7 @@ class ELDecoder(Specialized, _Base):
         """
         device = next(self.parameters()).device
         state = DecodingState(sentences, beam, device, self.el_announced)
+        state.reordering = [m for m in self.modules() if hasattr(m, "reorder_incremental_state")]
         state.attach(incremental_state)
         self.el_mode.generating = True
         return state
@@ -95,10 +97,10 @@ class ELDecoder(Specialized, _Base):
         with self._recorded_states() as recorded:
             features, _ = super().extract_features(words[part], None)
         for module, states in recorded.items():
-            plan = module.plan_for(state, states)
-            assert plan is not None
+            step = module.step_for(state, states)
+            assert step is not None
             pool = state.pools.setdefault(module, StatePool())
-            pool.fill(plan.payload(module.projections(), states), part, len(words))
+            pool.fill(step.payload(states), part, len(words))
         return features
 
     def extract_features(
@@ -157,6 +159,17 @@ class ELDecoder(Specialized, _Base):
         state = DecodingState.find(incremental_state)
         if state is not None:
             state.reorder(new_order)
+
+    def reorder_incremental_state_scripting(
+        self, incremental_state: dict[str, Any], new_order: Tensor
+    ) -> None:
+        """Does as fairseq's method does, without a search through all modules at every step."""
+        state = DecodingState.find(incremental_state)
+        if state is None:
+            super().reorder_incremental_state_scripting(incremental_state, new_order)
+            return
+        for module in state.reordering:
+            module.reorder_incremental_state(incremental_state, new_order)
 
     def el_attentions(self) -> list[ELAttention]:
         """All attentions that can read shared states."""
