@@ -78,7 +78,7 @@ class AttentionStep:
         Raises:
             ValueError: if encoder-decoder attention has had no source.
         """
-        grouped = state.grouped((projected * self._scaling).view(-1, *self._shape))
+        grouped = (projected * self._scaling).view(-1, state.tree.beam, *self._shape)
         if self._over_itself:
             rows, view = state.append(self._module, self.payload(query)), state.view
         else:
@@ -97,7 +97,7 @@ class AttentionStep:
         )
         if weights is not None:
             weights = weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
-        return heads.reshape(len(projected), -1), weights
+        return heads.reshape_as(projected), weights
 
     def _source_rows(self, state: DecodingState, source: Tensor | None) -> list[Rows]:
         pool = state.pools.get(self._module)

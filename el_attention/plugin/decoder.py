@@ -169,7 +169,8 @@ class ELDecoder(Specialized, _Base):
             super().reorder_incremental_state_scripting(incremental_state, new_order)
             return
         for module in state.reordering:
-            module.reorder_incremental_state(incremental_state, new_order)
+            if state.attentions.get(module) is None:  # the others follow the tree
+                module.reorder_incremental_state(incremental_state, new_order)
 
     def el_attentions(self) -> list[ELAttention]:
         """All attentions that can read shared states."""

@@ -149,10 +149,6 @@ class DecodingState:
         """The rows of the source that this step's queries see."""
         return self._source_view
 
-    def grouped(self, rows: Tensor) -> Tensor:
-        """Views [G * B, ...] as [G, B, ...]."""
-        return rows.view(-1, self.tree.beam, *rows.shape[1:])
-
     def advance(
         self, age: int, hidden: Tensor | None, source: Source | None, active: Tensor | None = None
     ) -> None:
