@@ -42,7 +42,10 @@ Norm = tuple[tuple[int, ...], Tensor | None, Tensor | None, float]  # of `F.laye
 
 
 class ELDecoderLayer(Specialized, _Base):
-    """A decoder layer that takes the steps of a generation by a `LayerStep` where it can."""
+    """A decoder layer that takes the steps of a generation by a `LayerStep` where it can.
+
+    That is decided at its first step, for the whole generation.
+    """
 
     def forward(
         self,
@@ -97,10 +100,8 @@ class ELDecoderLayer(Specialized, _Base):
 
 def obstacle(layer: ELDecoderLayer) -> str | None:
     """Returns why `layer` may compute something else than a `LayerStep`, or None."""
-    adds = type(layer).residual_connection
-    if adds is not TransformerDecoderLayerBase.residual_connection or "residual_connection" in vars(
-        layer
-    ):
+    adds = getattr(layer.residual_connection, "__func__", None)
+    if adds is not TransformerDecoderLayerBase.residual_connection:
         return "one adds residuals in its own way"
     if layer.training or layer.onnx_trace:
         return "one is in training or traced"
@@ -116,7 +117,7 @@ def obstacle(layer: ELDecoderLayer) -> str | None:
         if reason is None and isinstance(module, FairseqDropout) and acts(module):
             reason = "acts"
         if reason is not None:
-            return f"a {name} {reason}"
+            return f"{name} {reason}"
     return None
 
 
