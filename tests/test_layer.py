@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq.models import BaseFairseqModel
+from fairseq.models.transformer import TransformerDecoder
 from fairseq.modules import Fp32LayerNorm, MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor, nn
@@ -393,3 +394,22 @@ def test_scores_that_are_to_be_masked_are_refused() -> None:
         x = torch.randn(1, 3, layer.embed_dim)
         with pytest.raises(ValueError, match="attn_mask"):
             layer(x, incremental_state=state, self_attn_mask=torch.ones(1, 1))
+
+
+class OtherDecoder(TransformerDecoder):
+    """Counts how often it follows the beams."""
+
+    reorders = 0
+
+    def reorder_incremental_state_scripting(self, *args: Any) -> None:
+        OtherDecoder.reorders += 1
+        super().reorder_incremental_state_scripting(*args)
+
+
+def test_a_decoder_that_follows_the_beams_in_its_own_way_still_does() -> None:
+    model = copy.deepcopy(model_of("transformer"))
+    model.decoder.__class__ = OtherDecoder
+    stock = generate([model], "transformer")
+    reorders, OtherDecoder.reorders = OtherDecoder.reorders, 0
+    assert_same(stock, generate([model], "transformer", plan="auto"))
+    assert reorders > 0 and OtherDecoder.reorders > 0

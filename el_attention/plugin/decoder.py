@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from fairseq.models import FairseqIncrementalDecoder
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
@@ -165,8 +166,10 @@ class ELDecoder(Specialized, _Base):
     ) -> None:
         """Does as fairseq's method does, without a search through all modules at every step."""
         state = DecodingState.find(incremental_state)
-        if state is None:
-            super().reorder_incremental_state_scripting(incremental_state, new_order)
+        reorder = super().reorder_incremental_state_scripting
+        plain = FairseqIncrementalDecoder.reorder_incremental_state_scripting
+        if state is None or reorder.__func__ is not plain:
+            reorder(incremental_state, new_order)
             return
         for module in state.reordering:
             if state.attentions.get(module) is None:  # the others follow the tree
