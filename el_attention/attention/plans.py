@@ -123,9 +123,10 @@ class Plan(ABC):
             need_weights=need_weights,
         )
         heads = self._outputs(projections, attended)
-        for sink, weight in zip(sinks, attended.sink_weights.unbind(-1), strict=True):
+        for index, sink in enumerate(sinks):
             if sink.value is not None:
-                heads = heads + weight.to(heads.dtype).unsqueeze(-1) * sink.value
+                weight = attended.sink_weights[..., index].to(heads.dtype)
+                heads = heads + weight.unsqueeze(-1) * sink.value
         return Result(heads, attended.weights)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
     if device not in DISPATCH_KEYS:
         return f"there are no compiled ones for {device}"
     key = DISPATCH_KEYS[device]
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key):
+    if not _built_for(key):
         return f"the compiled ones were built without {key}"
     if states.dtype not in DTYPES:
         return f"the compiled ones do not take {states.dtype}"
@@ -46,17 +47,23 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
         return "the compiled ones do not drop weights"
     if len(rows) > MAX_PIECES:
         return f"the compiled ones take {MAX_PIECES} pieces of rows, not {len(rows)}"
-    tensors = [states, *(tensor for piece in rows for tensor in (piece.keys, piece.values))]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return "the compiled ones have no gradient"
+    if torch.is_grad_enabled():
+        tensors = [states, *(tensor for piece in rows for tensor in (piece.keys, piece.values))]
+        if any(tensor.requires_grad for tensor in tensors):
+            return "the compiled ones have no gradient"
     return None
+
+
+@cache
+def _built_for(key: str) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key))
 
 
 def can_run_linear(x: Tensor, weight: Tensor) -> bool:
     """Tells whether the compiled `linear` can take the arguments, and is faster than torch's."""
     return (
         extension.obstacle is None
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.dtype in DTYPES
         and x.dtype == weight.dtype
         and x.numel() <= FEW_ROWS * x.size(-1)
@@ -66,8 +73,9 @@ def can_run_linear(x: Tensor, weight: Tensor) -> bool:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Applies a linear layer where `can_run_linear` is true; see `reference.linear`."""
-    rows = x.reshape(-1, x.size(-1))
-    output = torch.ops.el_attention.linear(rows, weight, bias)
+    if x.dim() == 2:
+        return torch.ops.el_attention.linear(x, weight, bias)
+    output = torch.ops.el_attention.linear(x.reshape(-1, x.size(-1)), weight, bias)
     return output.view(*x.shape[:-1], weight.size(0))
 
 

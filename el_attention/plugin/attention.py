@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from el_attention.attention import Plan, Planner, Projections, Sink
+from el_attention.attention import Planner
 from el_attention.cost import SELF, SOURCE
-from el_attention.ops import Rows, can_run
+from el_attention.ops import can_run
+from el_attention.plugin import plain
+from el_attention.plugin.attention_step import AttentionStep, shown
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.linear import obstacle
+from el_attention.plugin.linear import LINEAR
 from el_attention.plugin.specialize import Specialized
-from el_attention.state import StatePool, View
 
 if TYPE_CHECKING:
-    from fairseq.modules import FairseqDropout
     from fairseq.modules import MultiheadAttention as _Base
 else:
     _Base = object
@@ -48,7 +48,7 @@ class ELAttention(Specialized, _Base):
         if dtype not in DTYPES:
             return f"its states are {dtype}"
         for name in ("k_proj", "v_proj"):
-            reason = obstacle(getattr(self, name))
+            reason = plain.obstacle(getattr(self, name), LINEAR)
             if reason is not None:
                 return f"{name} {reason}"
         return None
@@ -78,8 +78,8 @@ class ELAttention(Specialized, _Base):
             ValueError: if scores are to be masked or returned in a generation.
         """
         state = DecodingState.find(incremental_state)
-        plan = None if state is None else self.plan_for(state, query)
-        if state is None or plan is None:
+        step = None if state is None else self.step_for(state, query)
+        if state is None or step is None:
             if state is not None and self.encoder_decoder_attention:
                 key, value, key_padding_mask = self._replicated(
                     state, incremental_state, key, value, key_padding_mask
@@ -98,89 +98,31 @@ class ELAttention(Specialized, _Base):
             )
         if attn_mask is not None or before_softmax:
             raise ValueError(f"{self.el_name}: attn_mask and before_softmax are not for decoding")
-        projections = self.projections()
-        projected = self.q_proj(query.squeeze(0)) * self.scaling
-        grouped = state.grouped(projected.view(-1, self.num_heads, self.head_dim))
-        rows, view = self._rows(state, plan, projections, query, key)
-        sinks = self._sinks()
-        result = plan.read(
-            projections,
-            grouped,
-            rows,
-            view.visible,
-            sinks,
-            self._keep(grouped, view, state.age, len(sinks)) if acts(self.dropout_module) else None,
-            state.records_weights and (need_weights or need_head_weights),
+        query = query.squeeze(0)
+        heads, weights = step.attend(
+            state, self.q_proj(query), query, key, need_weights or need_head_weights
         )
-        output = self.out_proj(result.heads.reshape(1, query.size(1), -1))
-        if result.weights is None:
-            return output, None
-        # fairseq's layout: [heads, batch, 1, rows], or the mean over heads.
-        weights = result.weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
-        return output, weights if need_head_weights else weights.mean(0)
+        return self.out_proj(heads.unsqueeze(0)), shown(weights, need_head_weights)
 
-    def plan_for(self, state: DecodingState, states: Tensor) -> Plan | None:
-        """Returns the plan for a generation over `states`, or None for fairseq's attention."""
-        if self not in state.plans:
-            reason = self.reason_against(states.dtype)
-            if reason:
-                state.plans[self] = None
-                line = f"{self.el_name}: fairseq's own attention, because {reason}"
-                state.announce(logging.WARNING, line)
-            else:
-                kind = SELF if self.self_attention else SOURCE
-                choice = state.choose(self.el_planner, kind, states)
-                state.plans[self] = choice.plan
-                state.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
-                obstacle = can_run(states)
-                operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
-                state.announce(logging.INFO, f"operators on {states.device.type}: {operators}")
-        return state.plans[self]
+    def step_for(self, state: DecodingState, states: Tensor) -> AttentionStep | None:
+        """Returns this attention in a generation over `states`; None for fairseq's attention."""
+        if self not in state.attentions:
+            state.attentions[self] = self._choose(state, states)
+        return state.attentions[self]
 
-    def projections(self) -> Projections:
-        """Returns the projections of keys and values, as they are now."""
-        return Projections(
-            self.num_heads,
-            self.k_proj.weight,
-            self.k_proj.bias,
-            self.v_proj.weight,
-            self.v_proj.bias,
-        )
-
-    def _rows(
-        self,
-        state: DecodingState,
-        plan: Plan,
-        projections: Projections,
-        query: Tensor,
-        key: Tensor | None,
-    ) -> tuple[list[Rows], View]:
-        if self.self_attention:
-            return state.append(self, plan.payload(projections, query.squeeze(0))), state.view
-        if self not in state.pools:
-            if key is None:
-                raise ValueError(f"{self.el_name}: expected an encoder output, got none")
-            state.pools[self] = StatePool([plan.payload(projections, key)])
-        return state.pools[self].read(state.source_view), state.source_view
-
-    def _sinks(self) -> tuple[Sink, ...]:
-        sinks = []
-        if self.bias_k is not None and self.bias_v is not None:
-            shape = (self.num_heads, self.head_dim)
-            sinks.append(Sink(self.bias_k.view(shape), self.bias_v.view(shape)))
-        if self.add_zero_attn:
-            sinks.append(Sink(None, None))
-        return tuple(sinks)
-
-    def _keep(self, query: Tensor, view: View, age: int, sinks: int) -> Tensor:
-        """Draws dropout factors in fairseq's order, so that one seed gives one result."""
-        ordered = view.pieces[0][0] if view.ages is None else age + 1
-        keep = self.dropout_module(query.new_ones(*query.shape[:-1], ordered + sinks))
-        if view.ages is None:
-            return keep
-        rows, rest = keep.split([ordered, sinks], -1)
-        by_row = rows.gather(-1, view.ages[:, None, None].expand(*query.shape[:-1], -1))
-        return torch.cat([by_row, rest], -1)
+    def _choose(self, state: DecodingState, states: Tensor) -> AttentionStep | None:
+        reason = self.reason_against(states.dtype)
+        if reason:
+            line = f"{self.el_name}: fairseq's own attention, because {reason}"
+            state.announce(logging.WARNING, line)
+            return None
+        kind = SELF if self.self_attention else SOURCE
+        choice = state.choose(self.el_planner, kind, states)
+        state.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
+        obstacle = can_run(states)
+        operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
+        state.announce(logging.INFO, f"operators on {states.device.type}: {operators}")
+        return AttentionStep(self, choice.plan)
 
     def _replicated(
         self,
@@ -198,8 +140,3 @@ class ELAttention(Specialized, _Base):
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.index_select(0, columns)
         return key, key, key_padding_mask
-
-
-def acts(dropout: FairseqDropout) -> bool:
-    """Whether dropout acts now, in training or because the user retains it."""
-    return bool(dropout.p > 0 and (dropout.training or dropout.apply_during_inference))

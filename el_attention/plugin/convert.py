@@ -20,6 +20,7 @@ from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.encoder import ELEncoder
 from el_attention.plugin.generator import convert_generator
+from el_attention.plugin.layer import ELDecoderLayer
 from el_attention.plugin.linear import ELLinear, Mode
 from el_attention.plugin.specialize import specialize
 from el_attention.plugin.task import ELTask
@@ -118,6 +119,8 @@ def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None
             module.beam_size = 1
         elif isinstance(module, ELLinear) or type(module) is nn.Linear:
             specialize(module, ELLinear).el_mode = model.decoder.el_mode
+        elif _has_plain_forward(module):
+            specialize(module, ELDecoderLayer)
     if getattr(model, "encoder", None) is not None:
         specialize(model.encoder, ELEncoder)
         # BART hides the method behind an instance attribute once it has been told a beam.
@@ -126,3 +129,8 @@ def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None
             # fairseq 0.12.2's fast path cannot handle padding with today's torch.
             if hasattr(module, "can_use_fastpath"):
                 module.can_use_fastpath = False
+
+
+def _has_plain_forward(module: nn.Module) -> bool:
+    forward = TransformerDecoderLayerBase.forward
+    return isinstance(module, TransformerDecoderLayerBase) and type(module).forward is forward

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from fairseq.models import FairseqIncrementalDecoder
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
 from el_attention.memory import trim_heap
-from el_attention.plugin.attention import ELAttention, acts
+from el_attention.plugin.attention import ELAttention
+from el_attention.plugin.attention_step import acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
 from el_attention.plugin.encoder import COLUMNS, replicated
 from el_attention.plugin.linear import Mode
@@ -44,6 +46,7 @@ class ELDecoder(Specialized, _Base):
         """
         device = next(self.parameters()).device
         state = DecodingState(sentences, beam, device, self.el_announced)
+        state.reordering = [m for m in self.modules() if hasattr(m, "reorder_incremental_state")]
         state.attach(incremental_state)
         self.el_mode.generating = True
         return state
@@ -95,10 +98,10 @@ class ELDecoder(Specialized, _Base):
         with self._recorded_states() as recorded:
             features, _ = super().extract_features(words[part], None)
         for module, states in recorded.items():
-            plan = module.plan_for(state, states)
-            assert plan is not None
+            step = module.step_for(state, states)
+            assert step is not None
             pool = state.pools.setdefault(module, StatePool())
-            pool.fill(plan.payload(module.projections(), states), part, len(words))
+            pool.fill(step.payload(states), part, len(words))
         return features
 
     def extract_features(
@@ -157,6 +160,20 @@ class ELDecoder(Specialized, _Base):
         state = DecodingState.find(incremental_state)
         if state is not None:
             state.reorder(new_order)
+
+    def reorder_incremental_state_scripting(
+        self, incremental_state: dict[str, Any], new_order: Tensor
+    ) -> None:
+        """Does as fairseq's method does, without a search through all modules at every step."""
+        state = DecodingState.find(incremental_state)
+        reorder = super().reorder_incremental_state_scripting
+        plain = FairseqIncrementalDecoder.reorder_incremental_state_scripting
+        if state is None or reorder.__func__ is not plain:
+            reorder(incremental_state, new_order)
+            return
+        for module in state.reordering:
+            if state.attentions.get(module) is None:  # the others follow the tree
+                module.reorder_incremental_state(incremental_state, new_order)
 
     def el_attentions(self) -> list[ELAttention]:
         """All attentions that can read shared states."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from el_attention.attention import Choice, Plan, Planner
+from el_attention.attention import Choice, Planner
 from el_attention.cost import Workload
 from el_attention.ops import Rows
 from el_attention.state import BeamTree, Payload, Placement, StatePool, View
+
+if TYPE_CHECKING:
+    from el_attention.plugin.attention_step import AttentionStep
+    from el_attention.plugin.layer import LayerStep
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +68,9 @@ class DecodingState:
     Attributes:
         tree: rows and beams.
         pools: the payload of each attention module.
-        plans: the plan of each attention module; None where fairseq's attention is used.
+        attentions: what each attention module has looked up; None where it is fairseq's.
+        layers: the same of each decoder layer.
+        reordering: the modules that follow the beams.
         source: the encoder output, for models with an encoder.
         prompt: a prompt that was processed in one pass, while it is being consumed.
         age: position of the newest token; -1 before the first.
@@ -86,7 +92,9 @@ class DecodingState:
         self._announced = announced
         self._choices: dict[str, Choice] | None = None
         self.pools: dict[nn.Module, StatePool] = {}
-        self.plans: dict[nn.Module, Plan | None] = {}
+        self.attentions: dict[nn.Module, AttentionStep | None] = {}
+        self.layers: dict[nn.Module, LayerStep | None] = {}
+        self.reordering: list[Any] = []
         self.source: Source | None = None
         self.prompt: Prompt | None = None
         self.age = -1
@@ -140,10 +148,6 @@ class DecodingState:
     def source_view(self) -> View:
         """The rows of the source that this step's queries see."""
         return self._source_view
-
-    def grouped(self, rows: Tensor) -> Tensor:
-        """Views [G * B, ...] as [G, B, ...]."""
-        return rows.view(-1, self.tree.beam, *rows.shape[1:])
 
     def advance(
         self, age: int, hidden: Tensor | None, source: Source | None, active: Tensor | None = None

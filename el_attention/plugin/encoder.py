@@ -8,7 +8,7 @@ import torch
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
-from el_attention.plugin.attention import acts
+from el_attention.plugin.attention_step import acts
 from el_attention.plugin.parts import rows_of, sentences_at_once
 from el_attention.plugin.specialize import Specialized
 

@@ -44,26 +44,4 @@ class ELLinear(Specialized, nn.Linear):
         return super().forward(input)
 
 
-def obstacle(layer: nn.Module) -> str | None:
-    """Returns why `layer` may compute something else than its weight and bias do, or None.
-
-    Args:
-        layer: what should be a linear layer.
-    """
-    if type(layer) not in (nn.Linear, specialized_class(ELLinear, nn.Linear)):
-        return f"is a {type(layer).__name__}, expected a Linear"
-    if "forward" in vars(layer):
-        return "has a forward of its own"
-    if _has_hooks(layer):
-        return "has hooks that may change its result"
-    return None
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    # Quantization noise acts in training only; any other hook may change what the layer computes.
-    before = [
-        hook
-        for hook in layer._forward_pre_hooks.values()
-        if getattr(hook, "__module__", None) != "fairseq.modules.quant_noise"
-    ]
-    return bool(before or layer._forward_hooks)
+LINEAR: tuple[type[nn.Module], ...] = (nn.Linear, specialized_class(ELLinear, nn.Linear))

@@ -46,7 +46,8 @@ class StatePool:
         for placement in placements:
             block = self.blocks[placement.segment]
             for stored, rows in zip(_distinct(block), _distinct(payload), strict=True):
-                source = rows if len(placement.source) == len(rows) else rows[placement.source]
+                every = placement.source.size(0) == rows.size(0)
+                source = rows if every else rows[placement.source]
                 # A view, never a copy: `flatten` would write into a copy of a block in pieces.
                 stored.view(-1, *stored.shape[2:]).index_copy_(0, placement.target, source)
 
@@ -78,8 +79,9 @@ class StatePool:
         """
         pieces = []
         for (keys, values), (rows, columns) in zip(self.blocks, view.pieces, strict=False):
-            first = keys[:rows]
-            pieces.append(Rows(first, first if values is keys else values[:rows], columns))
+            first = _first(keys, rows)
+            same = values is keys
+            pieces.append(Rows(first, first if same else _first(values, rows), columns))
         return pieces
 
     def gather(self, segments: Sequence[Segment], sentences: Tensor, kept: Tensor) -> StatePool:
@@ -106,6 +108,10 @@ class StatePool:
         keys, values = zip(*self.blocks, strict=True)
         new_keys = copy(list(keys))
         return StatePool([(new_keys, new_keys if keys[0] is values[0] else copy(list(values)))])
+
+
+def _first(block: Tensor, rows: int) -> Tensor:
+    return block if rows == block.size(0) else block[:rows]
 
 
 def _distinct(payload: Payload) -> tuple[Tensor, ...]:
