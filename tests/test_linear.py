@@ -20,8 +20,8 @@ FEW = 8  # kFewRows in csrc/cpu/kernels/linear.cpp
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-# Rows, inputs, outputs: odd; around the register tiles, their vectors, what is summed at a time, and
-# the rows from which on another kernel takes them.
+# Rows, inputs, outputs: odd; around the register tiles, their vectors, what is summed at a time,
+# and the rows from which on another kernel takes them.
 SIZES = [
     (1, 1, 1),
     (2, 7, 5),
