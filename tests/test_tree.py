@@ -157,9 +157,12 @@ def test_a_tree_needs_a_beam_and_prompts_come_first() -> None:
         tree.add_prompt(torch.tensor([1, 2]))
 
 
+@pytest.mark.parametrize("prompt", (0, 700))
 @pytest.mark.parametrize(("rows", "beam"), [(1, 1), (33, 3), (500, 5), (70, 40)])
-def test_capacity_is_what_a_tree_reserves(rows, beam) -> None:
+def test_capacity_is_what_a_tree_reserves_beyond_its_prompt(rows, beam, prompt) -> None:
     tree = BeamTree(2, beam, torch.device("cpu"))
+    if prompt:
+        tree.add_prompt(torch.tensor([3, prompt]))
     for age in range(-(-rows // beam)):
-        tree.append(age)
-    assert tree.visible.size(-1) == capacity(-(-rows // beam) * beam, beam)
+        tree.append(prompt + age)
+    assert tree.visible.size(-1) == prompt + capacity(-(-rows // beam) * beam, beam)

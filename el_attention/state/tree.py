@@ -20,8 +20,8 @@ GROWTH = 32  # least rows of a new segment
 
 
 def growth(rows: int, beam: int) -> int:
-    """Returns by how many rows a tree of `rows` rows grows."""
-    # In proportion to what is there: an operator reads a limited number of segments.
+    """Returns by how many rows a tree of `rows` rows beyond its prompt grows."""
+    # In proportion to what was appended: an operator reads a limited number of segments.
     return max(GROWTH, beam, (rows + 1) // 2)
 
 
@@ -233,7 +233,7 @@ class BeamTree:
             if free.size(1) >= self.beam and int(free.sum(1).min()) >= self.beam:
                 order = free.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
                 return self._fixed + order[:, : self.beam]
-            self._grow(growth(self.visible.size(-1), self.beam))
+            self._grow(growth(self.visible.size(-1) - self._fixed, self.beam))
 
     def _grow(self, rows: int) -> None:
         device = self.visible.device
