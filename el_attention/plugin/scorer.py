@@ -18,7 +18,7 @@ from el_attention.plugin.decoding import DecodingState
 if TYPE_CHECKING:
     from el_attention.plugin.generator import ELEnsemble
 
-CHUNK = 2**23  # logits of a prompt that exist at a time
+CHUNK = 2**22  # logits of a prompt that exist at a time
 
 # The methods that make log-probabilities by the log-softmax of logits and nothing else.
 NORMALIZATIONS = {
