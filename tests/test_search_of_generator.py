@@ -193,7 +193,7 @@ def forwards(generator: SequenceGenerator) -> list[tuple[int, ...]]:
 def test_a_prompt_is_projected_in_chunks_and_not_token_by_token(
     models, options, monkeypatch
 ) -> None:
-    monkeypatch.setattr(scorer, "CHUNK", 7 * len(SYMBOLS))
+    monkeypatch.setattr(scorer, "PROMPT_LOGITS", 7 * len(SYMBOLS))
     prefix = prompts(SYMBOLS, [12, 9, 15])
     prefix[0, 3] = SYMBOLS.unk()
     feature = Feature({**options, "max_len_b": 22}, {"prefix_tokens": prefix}, lengths=(2, 2, 2))

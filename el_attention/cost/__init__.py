@@ -10,6 +10,7 @@ from el_attention.cost.device import CPU, DEVICES, GIB, Device
 from el_attention.cost.memory import (
     FRAGMENTATION,
     PART_TOKENS,
+    PROMPT_LOGITS,
     Memory,
     input_states,
     largest_batch,
@@ -41,6 +42,7 @@ __all__ = [
     "GIB",
     "MEASURED",
     "PART_TOKENS",
+    "PROMPT_LOGITS",
     "SELF",
     "SOURCE",
     "Architecture",

@@ -11,14 +11,13 @@ from fairseq.models import BaseFairseqModel, FairseqDecoder
 from fairseq.models.transformer import TransformerDecoderBase, TransformerModelBase
 from torch import Tensor, nn
 
+from el_attention.cost import PROMPT_LOGITS
 from el_attention.ops import log_sum_exp
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
 
 if TYPE_CHECKING:
     from el_attention.plugin.generator import ELEnsemble
-
-CHUNK = 2**22  # logits of a prompt that exist at a time
 
 # The methods that make log-probabilities by the log-softmax of logits and nothing else.
 NORMALIZATIONS = {
@@ -116,7 +115,7 @@ class EnsembleScorer:
 
     def _score_words(self, decoder: ELDecoder, features: Tensor, words: Tensor) -> Tensor:
         """Log-probabilities of `words`, [G, P], where a model has `features`, [G, P, C]."""
-        rows = max(1, CHUNK // len(decoder.dictionary))
+        rows = max(1, PROMPT_LOGITS // len(decoder.dictionary))
         chunks = zip(
             features.flatten(0, 1).split(rows), words.reshape(-1, 1).split(rows), strict=True
         )
