@@ -1,4 +1,4 @@
-"""The linear layers of a decoder, faster for few rows."""
+"""The linear layers of a decoder, in a generation by an operator of this package."""
 
 from __future__ import annotations
 
