@@ -212,7 +212,7 @@ def capped_section(results: Results) -> Section:
         "encoder included. Limit: of what the process allocates once the model is loaded, so that "
         "weights come on top. Batches are generated as they are, never split, and doubled until "
         "memory runs out. Differing: sentences of the largest batch whose best hypothesis is not "
-        "fairseq 0.12's, as far as that has them.",
+        "fairseq 0.12's, as far as that has them, and the largest relative gap of their scores.",
         ["limit", "batch", *dict.fromkeys(LABELS[cell.system] for cell in results)],
         2,
         rows,
