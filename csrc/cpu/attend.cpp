@@ -72,17 +72,28 @@ struct Parts {
   void* operator[](int64_t i) const { return static_cast<char*>(memory.data_ptr()) + i * bytes; }
 };
 
-// Runs run(group, range, packed queries, scratch) for every task. Tasks of a sentence are
+// Memory of a thread.
+struct Workspace {
+  Parts packed, scratch;
+  Parts partial;  // for sentences of one range: their result need not be kept
+
+  Workspace(const Layout& layout, const at::TensorOptions& options)
+      : packed(1, layout.packed_query, options),
+        scratch(1, layout.scratch, options),
+        partial(layout.ranges == 1, layout.partial, options) {}
+};
+
+// Runs run(group, range, workspace with packed queries) for every task. Tasks of a sentence are
 // neighbours: each thread packs the queries of a sentence when it comes to its first task of that.
 template <typename Run>
 void run_tasks(const Params& params, const Kernels& kernels, const Layout& layout,
                const at::TensorOptions& options, const Run& run) {
   at::parallel_for(0, params.sizes.groups * layout.ranges, 1, [&](int64_t begin, int64_t end) {
-    const Parts packed(1, layout.packed_query, options), scratch(1, layout.scratch, options);
+    const Workspace memory(layout, options);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t group = task / layout.ranges, range = task % layout.ranges;
-      if (task == begin || range == 0) kernels.pack_query(params, layout, group, packed[0]);
-      run(group, range, packed[0], scratch[0]);
+      if (task == begin || range == 0) kernels.pack_query(params, layout, group, memory.packed[0]);
+      run(group, range, memory);
     }
   });
 }
@@ -103,16 +114,22 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
   const Call call(sizes, query, keys, values, columns, visible);
   const Kernels& kernels = kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/false);
-  const Parts partials(sizes.groups * layout.ranges, layout.partial, options);
+  const auto combine = [&](int64_t group, void* partials) {
+    kernels.combine(call.params, layout, group, partials, context.data_ptr(), lse.data_ptr());
+  };
+  const bool whole = layout.ranges == 1;
+  const Parts partials(whole ? 0 : sizes.groups * layout.ranges, layout.partial, options);
   run_tasks(call.params, kernels, layout, options,
-            [&](int64_t group, int64_t range, const void* packed, void* scratch) {
-              kernels.attend(call.params, layout, group, range, packed,
-                             partials[group * layout.ranges + range], scratch);
+            [&](int64_t group, int64_t range, const Workspace& memory) {
+              void* partial = whole ? memory.partial[0] : partials[group * layout.ranges + range];
+              kernels.attend(call.params, layout, group, range, memory.packed[0], partial,
+                             memory.scratch[0]);
+              if (whole) combine(group, partial);
             });
+  if (whole) return {context, lse};
   at::parallel_for(0, sizes.groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t g = begin; g < end; ++g) {
-      kernels.combine(call.params, layout, g, partials[g * layout.ranges], context.data_ptr(),
-                      lse.data_ptr());
+    for (int64_t group = begin; group < end; ++group) {
+      combine(group, partials[group * layout.ranges]);
     }
   });
   return {context, lse};
@@ -131,9 +148,9 @@ at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList 
   const Kernels& kernels = kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/true);
   run_tasks(call.params, kernels, layout, lse.options(),
-            [&](int64_t group, int64_t range, const void* packed, void* scratch) {
-              kernels.weights(call.params, layout, group, range, packed, base.const_data_ptr(),
-                              weights.data_ptr(), scratch);
+            [&](int64_t group, int64_t range, const Workspace& memory) {
+              kernels.weights(call.params, layout, group, range, memory.packed[0],
+                              base.const_data_ptr(), weights.data_ptr(), memory.scratch[0]);
             });
   return weights;
 }

@@ -55,7 +55,6 @@ void attend(const Params& params, const Layout& layout, int64_t group, int64_t r
   using A = Accumulate<T>;
   Arena<A> arena(scratch);
   const Partial<A> partial(params, layout, memory);
-  partial.clear(params, layout);
   const SeenRows<T> rows(params, layout, group, range, arena);
   if (layout.many_queries) {
     ManyQueries<T>(params, layout, group, packed, arena).attend(rows, partial);

@@ -1,9 +1,8 @@
 // Many queries per key head, as all heads of all beams are for the expanded query.
 //
 // Bound by arithmetic: two matrix products, scores = keys x queries and context += weights x
-// values. A block of rows stays in L2 between the two, while the next ones are fetched. It is
-// packed, converted and padded once, or read in place where its rows can be the operand of a
-// product.
+// values. A block of rows stays in L2 between the two. It is packed, converted and padded once, or
+// read in place where its rows can be the operand of a product.
 #pragma once
 
 #include "common.h"
@@ -11,36 +10,23 @@
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
 
-// Fetches rows into L2 before they are read, little by little: a burst would occupy what the loads
-// of a product need.
+// Fetches rows into L2, one cache line at a time: a burst would occupy what the loads of a product
+// need.
 template <typename T>
 class Ahead {
  public:
-  // Rows in order, with keys and values of key head k; values only where they are not the keys.
-  Ahead(const SeenRows<T>& rows, int64_t k, int64_t width, int64_t value_width)
-      : row_(rows.row),
-        last_(rows.row + rows.count),
-        limit_(row_),
-        k_(k),
-        widths_{width, value_width} {
+  // Rows [row, last), with keys and values of key head k; values only where they are not the keys.
+  Ahead(const Row<T>* row, const Row<T>* last, int64_t k, int64_t width, int64_t value_width)
+      : row_(row), last_(last), k_(k), widths_{width, value_width} {
     begin();
   }
 
-  // Lets `fetch` go on with rows [first, limit), as far as there are such.
-  void allow(const Row<T>* first, const Row<T>* limit) {
-    limit_ = std::min(limit, last_);
-    if (row_ >= first) return;
-    row_ = std::min(first, last_);
-    value_ = false;
-    begin();
-  }
-
-  __attribute__((always_inline)) void fetch(int64_t lines) {
-    for (; lines > 0 && row_ < limit_; --lines) {
-      __builtin_prefetch(next_, 0, 2);
-      next_ += kCacheLine;
-      if (next_ >= end_) turn();
-    }
+  // The next cache line, if there is one.
+  __attribute__((always_inline)) void fetch() {
+    if (row_ == last_) return;
+    __builtin_prefetch(next_, 0, 2);
+    next_ += kCacheLine;
+    if (next_ >= end_) turn();
   }
 
  private:
@@ -48,7 +34,7 @@ class Ahead {
   void turn() {
     value_ = !value_ && widths_[1] > 0;
     row_ += !value_;
-    if (row_ < last_) begin();
+    begin();
   }
   void begin() {
     if (row_ == last_) return;
@@ -57,7 +43,7 @@ class Ahead {
     end_ = reinterpret_cast<const char*>(part + widths_[value_]);
   }
 
-  const Row<T>*row_, *last_, *limit_;
+  const Row<T>*row_, *last_;
   int64_t k_, widths_[2];
   bool value_ = false;
   const char *next_ = nullptr, *end_ = nullptr;
@@ -79,20 +65,11 @@ class ManyQueries {
   // of the panel]; queries after the last are 0.
   static void pack_query(const Params& params, int64_t group, A* packed) {
     const Sizes& sizes = params.sizes;
-    const int64_t queries = queries_per_key_head(sizes);
     for (int64_t k = 0; k < sizes.key_heads; ++k) {
       for (int64_t first = 0, panel; first < lanes_of(sizes); first += panel) {
         panel = panel_of(lanes_of(sizes) - first);
-        const int64_t count = std::min(panel, queries - first);
-        const T* query[kPanel];
-        for (int64_t m = 0; m < count; ++m) {
-          query[m] = static_cast<const T*>(params.query) +
-                     query_index(sizes, group, k, first + m) * sizes.width;
-        }
-        for (int64_t w = 0; w < sizes.width; ++w) {
-          A* column = packed + w * panel;
-          for (int64_t m = 0; m < count; ++m) column[m] = static_cast<A>(query[m][w]);
-          std::fill(column + count, column + panel, A(0));
+        for (int64_t m = first; m < first + panel; m += kLanes) {
+          pack_lanes(params, group, k, m, panel, packed + m - first);
         }
         packed += panel * sizes.width;
       }
@@ -106,23 +83,22 @@ class ManyQueries {
         group_(group),
         lanes_(lanes_of(params.sizes)),
         same_(keys_are_values(params)),
-        key_stride_(odd_lines(params.sizes.width)),
-        value_stride_(odd_lines(params.sizes.value_width)),
+        key_stride_(up(params.sizes.width, kLanes)),
         packed_(static_cast<const A*>(packed)),
         keys_(arena.take(kBlock * key_stride_)),
-        values_(arena.take(same_ ? 0 : kBlock * value_stride_)),
+        values_(arena.take(same_ ? 0 : kBlock * layout.value_stride)),
+        panel_(arena.take(kBlock * kPanel)),
         scores_(arena.take(kBlock * layout.query_stride)),
         scale_(arena.take(layout.query_stride)) {}
 
-  // Adds rows to a partial result.
+  // Attends to rows, of which there may be none.
   void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
+    partial.clear(params_, layout_);
     std::fill_n(scores_, kBlock * layout_.query_stride, A(0));
     std::fill_n(scale_, layout_.query_stride, A(0));
     for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
-      Ahead<T> ahead(rows, k, params_.sizes.width, same_ ? 0 : params_.sizes.value_width);
       for (int64_t first = 0; first < rows.count; first += kBlock) {
-        const int64_t count = std::min(kBlock, rows.count - first);
-        attend(rows.row + first, count, rows.by_all, k, partial, ahead);
+        attend(rows, first, std::min(kBlock, rows.count - first), k, partial);
       }
     }
   }
@@ -131,16 +107,14 @@ class ManyQueries {
   static constexpr int64_t kLanes = Vec<T>::size();
   // A register tile: rows x vectors of columns, what 16 or 32 registers hold.
   static constexpr int64_t kTile = kLanes * sizeof(A) == 64 ? 8 : 4;
-  static constexpr int64_t kVectors = 3;
-  static constexpr int64_t kPanel = kVectors * kLanes;  // columns of a register tile
-  // Cache lines that are fetched every so many steps of a product.
-  static constexpr int64_t kFetched = 6, kStep = 32;
+  static constexpr int64_t kWidest = 3;
+  static constexpr int64_t kPanel = kWidest * kLanes;  // columns of a register tile
   static constexpr int64_t kBlock = 96;  // rows that share a softmax, a multiple of kTile
 
   // Columns of the next register tile, of so many that are left; two halves instead of a narrow
   // one.
   static int64_t panel_of(int64_t left) {
-    return left == (kVectors + 1) * kLanes ? left / 2 : std::min(left, kPanel);
+    return left == (kWidest + 1) * kLanes ? left / 2 : std::min(left, kPanel);
   }
   static int64_t lanes_of(const Sizes& sizes) { return up(queries_per_key_head(sizes), kLanes); }
 
@@ -154,10 +128,25 @@ class ManyQueries {
     return same;
   }
 
-  // A row stride of an odd number of cache lines: a column of the block meets all sets of a cache.
-  static int64_t odd_lines(int64_t width) {
-    constexpr int64_t line = kCacheLine / static_cast<int64_t>(sizeof(A));
-    return (up(width, line) / line | 1) * line;
+  // Writes kLanes queries from m on as columns of a panel, [W, panel]; queries after the last are
+  // 0.
+  static void pack_lanes(const Params& params, int64_t group, int64_t k, int64_t m, int64_t panel,
+                         A* packed) {
+    const Sizes& sizes = params.sizes;
+    const int64_t count = queries_per_key_head(sizes) - m;
+    A block[kLanes * kLanes] = {}, columns[kLanes * kLanes];
+    for (int64_t w = 0; w < sizes.width; w += kLanes) {
+      const int64_t inner = std::min(kLanes, sizes.width - w);
+      for (int64_t i = 0; i < std::min(kLanes, count); ++i) {
+        const T* query = static_cast<const T*>(params.query) +
+                         query_index(sizes, group, k, m + i) * sizes.width + w;
+        (inner == kLanes ? load(query) : load(query, inner)).store(block + i * kLanes);
+      }
+      at::vec::transpose_mxn<A, kLanes, kLanes>(block, kLanes, columns, kLanes);
+      for (int64_t i = 0; i < inner; ++i) {
+        Vec<T>::loadu(columns + i * kLanes).store(packed + (w + i) * panel);
+      }
+    }
   }
 
   // A block of rows as the operand of a product: row t begins at data + t * stride.
@@ -167,31 +156,34 @@ class ManyQueries {
     bool in_place;
   };
 
-  // Adds a block of `count` rows.
-  void attend(const Row<T>* row, int64_t count, bool by_all, int64_t k, const Partial<A>& partial,
-              Ahead<T>& ahead) {
+  // Adds a block: `count` rows from `first` on.
+  void attend(const SeenRows<T>& rows, int64_t first, int64_t count, int64_t k,
+              const Partial<A>& partial) {
+    const Row<T>*row = rows.row + first, *last = rows.row + rows.count;
     const auto key = [&](int64_t t) { return row[t].key + k * row[t].key_head; };
     const auto value = [&](int64_t t) { return row[t].value + k * row[t].value_head; };
     const auto [width, value_width] = std::pair(params_.sizes.width, params_.sizes.value_width);
     const Block keys = block(count, key, width, keys_, key_stride_);
     for (int64_t t = 0; t < count; t += kTile) {
-      ahead.allow(row + t + kTile, row + t + kBlock);
       if (!keys.in_place) {
         pack(t, std::min(t + kTile, count), key, width, keys_, key_stride_);
         // A tile reads nothing uninitialized.
         for (int64_t i = count; i < t + kTile; ++i)
           std::fill_n(keys_ + i * key_stride_, width, A(0));
       }
+      // While a tile is scored, the next one is fetched.
+      Ahead<T> ahead(std::min(row + t + kTile, last), std::min(row + t + 2 * kTile, last), k, width,
+                     same_ ? 0 : value_width);
       score(keys, t, packed_ + k * lanes_ * width, ahead);
     }
-    if (!by_all) hide(row, count);
+    if (!rows.by_all) hide(row, count);
     soften(count, partial.maximum + k * layout_.query_stride,
            partial.sum + k * layout_.query_stride);
     A* context = partial.context + k * layout_.query_stride * layout_.value_stride;
-    if (same_) return add_context(keys, count, context, ahead);
-    const Block values = block(count, value, value_width, values_, value_stride_);
-    if (!values.in_place) pack(0, count, value, value_width, values_, value_stride_);
-    add_context(values, count, context, ahead);
+    if (same_) return add_context(keys, count, context);
+    const Block values = block(count, value, value_width, values_, layout_.value_stride);
+    if (!values.in_place) pack(0, count, value, value_width, values_, layout_.value_stride);
+    add_context(values, count, context);
   }
 
   // The rows themselves, if they are evenly spaced whole vectors of the accumulation dtype in whole
@@ -223,37 +215,73 @@ class ManyQueries {
     }
   }
 
-  // scores [kTile, query_stride] of rows from t on = keys x queries.
+  // scores [kTile, query_stride] of rows from t on = keys x queries. Meanwhile fetches as much as
+  // it reads of the keys, or twice as much where there are values, too.
   void score(const Block& keys, int64_t t, const A* queries, Ahead<T>& ahead) {
-    const int64_t width = params_.sizes.width;
-    for (int64_t m = 0, panel; m < lanes_; m += panel) {
-      panel = panel_of(lanes_ - m);
-      multiply(panel,
-               {keys.data + t * keys.stride, keys.stride, 1, queries + m * width, panel, width,
-                scores_ + t * layout_.query_stride + m, layout_.query_stride, nullptr},
-               ahead);
+    // A panel reads a cache line of keys in so many steps.
+    constexpr int64_t kLine = kCacheLine / (kTile * static_cast<int64_t>(sizeof(T)));
+    const bool one_panel = lanes_ <= kPanel;
+    if (one_panel == same_) {
+      score<kLine>(keys, t, queries, ahead);
+    } else if (same_) {
+      score<2 * kLine>(keys, t, queries, ahead);
+    } else {
+      score<std::max<int64_t>(kLine / 2, 1)>(keys, t, queries, ahead);
     }
   }
 
-  // context [query_stride, value_stride] = scale x context + weights x values.
-  void add_context(const Block& values, int64_t count, A* context, Ahead<T>& ahead) {
+  template <int64_t kSteps>
+  void score(const Block& keys, int64_t t, const A* queries, Ahead<T>& ahead) {
+    const int64_t width = params_.sizes.width;
+    const auto fetch = [&](int64_t, const auto&) __attribute__((always_inline)) { ahead.fetch(); };
+    for (int64_t m = 0, panel; m < lanes_; m += panel) {
+      panel = panel_of(lanes_ - m);
+      multiply<kRows, kSteps>(
+          panel,
+          {keys.data + t * keys.stride, keys.stride, queries + m * width, panel, width,
+           scores_ + t * layout_.query_stride + m, layout_.query_stride, nullptr},
+          fetch);
+    }
+  }
+
+  // context [query_stride, value_stride] = scale x context + weights x values. The first tile of
+  // queries keeps a panel of values for the others: values that are a multiple of 4 KB apart would
+  // not stay in L1.
+  void add_context(const Block& values, int64_t count, A* context) {
     for (int64_t v = 0, panel; v < layout_.value_stride; v += panel) {
       panel = panel_of(layout_.value_stride - v);
-      for (int64_t m = 0; m < layout_.query_stride; m += kTile) {
-        multiply(panel,
-                 {scores_ + m, 1, layout_.query_stride, values.data + v, values.stride, count,
-                  context + m * layout_.value_stride + v, layout_.value_stride, scale_ + m},
-                 ahead);
+      const auto keep = [&](int64_t t, const auto& columns) __attribute__((always_inline)) {
+        A* to = panel_ + t * panel;
+        for (const Vec<T>& column : columns) {
+          column.store(to);
+          to += kLanes;
+        }
+      };
+      const auto product = [&](int64_t m, const A* right, int64_t stride) {
+        return Product{scores_ + m,
+                       layout_.query_stride,
+                       right,
+                       stride,
+                       count,
+                       context + m * layout_.value_stride + v,
+                       layout_.value_stride,
+                       scale_ + m};
+      };
+      multiply<kColumns, 1>(panel, product(0, values.data + v, values.stride), keep);
+      for (int64_t m = kTile; m < layout_.query_stride; m += kTile) {
+        multiply<kColumns, 1>(panel, product(m, panel_, panel), [](int64_t, const auto&) {});
       }
     }
   }
 
+  enum Order { kRows, kColumns };  // what of a matrix lies together
+
   // out [kTile, columns] = scale x out + left x right, where without `scale` out is not read.
-  // left[i, j] lies at left[i * left_row + j * left_column], right[j] at right[j * right_row]; j
-  // runs over `inner`.
+  // The rows of `left`, or its columns, lie left_stride apart, those of `right` right_row; `inner`
+  // is the length of a row of `left`.
   struct Product {
     const A* left;
-    int64_t left_row, left_column;
+    int64_t left_stride;
     const A* right;
     int64_t right_row, inner;
     A* out;
@@ -261,44 +289,52 @@ class ManyQueries {
     const A* scale;
   };
 
-  static void multiply(int64_t columns, const Product& product, Ahead<T>& ahead) {
-    static_assert(kVectors == 3);
-    if (columns == 3 * kLanes) return multiply<3>(product, ahead);
-    if (columns == 2 * kLanes) return multiply<2>(product, ahead);
-    multiply<1>(product, ahead);
+  // Calls also(j, vectors of right[j]) every kSteps steps.
+  template <Order kLeft, int64_t kSteps, typename Also>
+  static void multiply(int64_t columns, const Product& product, const Also& also) {
+    static_assert(kWidest == 3);
+    if (columns == 3 * kLanes) return multiply<kLeft, kSteps, 3>(product, also);
+    if (columns == 2 * kLanes) return multiply<kLeft, kSteps, 2>(product, also);
+    multiply<kLeft, kSteps, 1>(product, also);
   }
 
   // One register tile.
-  template <int64_t kColumns>
-  static void multiply(const Product& product, Ahead<T>& ahead) {
-    const auto [left_begin, left_row, left_column, right_begin, right_row, inner, out, out_row,
-                scale] = product;
+  template <Order kLeft, int64_t kSteps, int64_t kVectors, typename Also>
+  static void multiply(const Product& product, const Also& also) {
+    const auto [left_begin, left_stride, right_begin, right_row, inner, out, out_row, scale] =
+        product;
+    const int64_t left_row = kLeft == kRows ? left_stride : 1;
+    const int64_t left_column = kLeft == kRows ? 1 : left_stride;
     const A *left = left_begin, *right = right_begin;
-    Vec<T> tile[kTile][kColumns];
+    Vec<T> tile[kTile][kVectors];
     for (int64_t i = 0; i < kTile; ++i) {
-      for (int64_t n = 0; n < kColumns; ++n) {
+      for (int64_t n = 0; n < kVectors; ++n) {
         tile[i][n] = Vec<T>(A(0));
         if (scale != nullptr) {
           tile[i][n] = Vec<T>::loadu(out + i * out_row + n * kLanes) * Vec<T>(scale[i]);
         }
       }
     }
-    for (int64_t begin = 0; begin < inner; begin += kStep) {
-      ahead.fetch(kFetched);
-      const int64_t end = std::min(begin + kStep, inner);
-      for (int64_t j = begin; j < end; ++j, left += left_column, right += right_row) {
-        Vec<T> columns[kColumns];
-        for (int64_t n = 0; n < kColumns; ++n) columns[n] = Vec<T>::loadu(right + n * kLanes);
-        for (int64_t i = 0; i < kTile; ++i) {
-          const Vec<T> factor(left[i * left_row]);
-          for (int64_t n = 0; n < kColumns; ++n) {
-            tile[i][n] = at::vec::fmadd(factor, columns[n], tile[i][n]);
-          }
+    const auto step = [&](int64_t j, bool calls) __attribute__((always_inline)) {
+      Vec<T> columns[kVectors];
+      for (int64_t n = 0; n < kVectors; ++n) columns[n] = Vec<T>::loadu(right + n * kLanes);
+      if (calls) also(j, columns);
+      for (int64_t i = 0; i < kTile; ++i) {
+        const Vec<T> factor(left[i * left_row]);
+        for (int64_t n = 0; n < kVectors; ++n) {
+          tile[i][n] = at::vec::fmadd(factor, columns[n], tile[i][n]);
         }
       }
+      left += left_column;
+      right += right_row;
+    };
+    int64_t j = 0;
+    for (; j + kSteps <= inner; j += kSteps) {
+      for (int64_t i = 0; i < kSteps; ++i) step(j + i, i == 0);
     }
+    for (; j < inner; ++j) step(j, false);
     for (int64_t i = 0; i < kTile; ++i) {
-      for (int64_t n = 0; n < kColumns; ++n) tile[i][n].store(out + i * out_row + n * kLanes);
+      for (int64_t n = 0; n < kVectors; ++n) tile[i][n].store(out + i * out_row + n * kLanes);
     }
   }
 
@@ -342,9 +378,9 @@ class ManyQueries {
   const Layout& layout_;
   const int64_t group_, lanes_;
   const bool same_;  // the keys are the values
-  const int64_t key_stride_, value_stride_;
+  const int64_t key_stride_;
   const A* packed_;
-  A *keys_, *values_, *scores_, *scale_;
+  A *keys_, *values_, *panel_, *scores_, *scale_;
 };
 
 }  // namespace
