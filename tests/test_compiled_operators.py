@@ -61,6 +61,7 @@ CASES = {
     "odd widths": Case(2, 5, 3, 37, 29, (1, 0, 130)),
     "many pieces": Case(2, 2, 2, 9, 9, (5,) * MAX_PIECES),
     "many beams": Case(2, 33, 2, 20, 31, (97, 40)),
+    "many beams, whole vectors": Case(2, 70, 2, 64, 32, (97, 40)),
     "several ranges": Case(2, 4, 5, 24, 40, (333, 512)),
 }
 
