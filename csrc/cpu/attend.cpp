@@ -26,7 +26,7 @@ void check_columns_in_range(at::TensorList columns, at::TensorList keys) {
 
 // The arguments of a call as the kernels read them; keeps alive what had to be copied.
 struct Call {
-  Params params{};
+  AttendParams params{};
   at::Tensor query, visible;
   std::vector<at::Tensor> columns;
 
@@ -86,7 +86,7 @@ struct Workspace {
 // Runs run(group, range, workspace with packed queries) for every task. Tasks of a sentence are
 // neighbours: each thread packs the queries of a sentence when it comes to its first task of that.
 template <typename Run>
-void run_tasks(const Params& params, const Kernels& kernels, const Layout& layout,
+void run_tasks(const AttendParams& params, const AttendKernels& kernels, const Layout& layout,
                const at::TensorOptions& options, const Run& run) {
   at::parallel_for(0, params.sizes.groups * layout.ranges, 1, [&](int64_t begin, int64_t end) {
     const Workspace memory(layout, options);
@@ -112,7 +112,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
   }
 
   const Call call(sizes, query, keys, values, columns, visible);
-  const Kernels& kernels = kernels_for(call.params.dtype);
+  const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/false);
   const auto combine = [&](int64_t group, void* partials) {
     kernels.combine(call.params, layout, group, partials, context.data_ptr(), lse.data_ptr());
@@ -145,7 +145,7 @@ at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList 
 
   const Call call(sizes, query, keys, std::nullopt, columns, visible);
   const at::Tensor base = lse.contiguous();
-  const Kernels& kernels = kernels_for(call.params.dtype);
+  const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/true);
   run_tasks(call.params, kernels, layout, lse.options(),
             [&](int64_t group, int64_t range, const Workspace& memory) {

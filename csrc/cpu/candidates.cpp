@@ -1,4 +1,7 @@
-// `log_sum_exp` and `top_candidates` on the CPU: checks, tasks and threads.
+// `log_sum_exp` and `top_candidates` on the CPU: checks, tasks and threads. The arithmetic is in
+// kernels/candidates.cpp.
+
+#include "candidates.h"
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -26,7 +29,7 @@ at::Tensor log_sum_exp(const at::Tensor& logits) {
   const int64_t ranges = std::max(divide_up(vocabulary, kSumRange), int64_t{1});
   const auto options = logits.options().dtype(accumulator(logits));
   const at::Tensor partial = at::empty({rows, ranges}, options);
-  const Kernels& kernels = kernels_for(logits.scalar_type());
+  const CandidateKernels& kernels = candidate_kernels_for(logits.scalar_type());
   const auto* data = static_cast<const char*>(logits.const_data_ptr());
   auto* partials = static_cast<char*>(partial.data_ptr());
   const int64_t bytes = partial.element_size();
@@ -41,7 +44,7 @@ at::Tensor log_sum_exp(const at::Tensor& logits) {
   if (ranges == 1) return partial.squeeze(1);
   const at::Tensor lse = at::empty({rows}, options);
   auto* sums = static_cast<char*>(lse.data_ptr());
-  const Kernels& unite = kernels_for(lse.scalar_type());
+  const CandidateKernels& unite = candidate_kernels_for(lse.scalar_type());
   for (int64_t row = 0; row < rows; ++row) {
     unite.log_sum_exp(partials + row * ranges * bytes, ranges, sums + row * bytes);
   }
@@ -65,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor> top_candidates(const at::Tensor& logits, cons
   const int64_t ranges = divide_up(count, range);
   const at::Tensor values = at::empty({groups, ranges, k}, lse.options());
   const at::Tensor index = at::empty({groups, ranges, k}, lse.options().dtype(at::kLong));
-  const Kernels& kernels = kernels_for(logits.scalar_type());
+  const CandidateKernels& kernels = candidate_kernels_for(logits.scalar_type());
   const auto run = [&](const at::Tensor& values, const at::Tensor& index, const auto& fill) {
     auto* value = static_cast<char*>(values.data_ptr());
     auto* place = index.data_ptr<int64_t>();

@@ -15,12 +15,20 @@ const std::string& capability() {
 
 }  // namespace
 
-const Kernels& kernels_for(c10::ScalarType dtype) {
+const AttendKernels& attend_kernels_for(c10::ScalarType dtype) {
 #if defined(__x86_64__)
-  if (capability() == "AVX512") return AVX512::kernels(dtype);
-  if (capability() == "AVX2") return AVX2::kernels(dtype);
+  if (capability() == "AVX512") return AVX512::attend_kernels(dtype);
+  if (capability() == "AVX2") return AVX2::attend_kernels(dtype);
 #endif
-  return DEFAULT::kernels(dtype);
+  return DEFAULT::attend_kernels(dtype);
+}
+
+const CandidateKernels& candidate_kernels_for(c10::ScalarType dtype) {
+#if defined(__x86_64__)
+  if (capability() == "AVX512") return AVX512::candidate_kernels(dtype);
+  if (capability() == "AVX2") return AVX2::candidate_kernels(dtype);
+#endif
+  return DEFAULT::candidate_kernels(dtype);
 }
 
 const LinearKernel& linear_kernel_for(c10::ScalarType dtype, int64_t rows) {

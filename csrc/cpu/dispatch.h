@@ -1,14 +1,36 @@
 // Chooses the kernels for the machine.
 #pragma once
 
-#include "kernels.h"
+#include "attend.h"
+#include "candidates.h"
 #include "linear.h"
 
 namespace el_attention::cpu {
 
 // Returns the kernels of the instruction set that torch uses here; the environment variable
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) lowers it as it does for torch itself.
-const Kernels& kernels_for(c10::ScalarType dtype);
+const AttendKernels& attend_kernels_for(c10::ScalarType dtype);
+const CandidateKernels& candidate_kernels_for(c10::ScalarType dtype);
 const LinearKernel& linear_kernel_for(c10::ScalarType dtype, int64_t rows);
+
+// Compiled from the same sources, kernels/*.cpp, with different flags; the namespaces are those
+// that ATen gives to its own vectorized code.
+namespace DEFAULT {
+const AttendKernels& attend_kernels(c10::ScalarType dtype);
+const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+}  // namespace DEFAULT
+#if defined(__x86_64__)
+namespace AVX2 {
+const AttendKernels& attend_kernels(c10::ScalarType dtype);
+const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+}  // namespace AVX2
+namespace AVX512 {
+const AttendKernels& attend_kernels(c10::ScalarType dtype);
+const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+}  // namespace AVX512
+#endif
 
 }  // namespace el_attention::cpu

@@ -29,16 +29,4 @@ struct LinearKernel {
   void (*run)(const LinearParams&, int64_t first, int64_t last, void* scratch);
 };
 
-namespace DEFAULT {
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
-}
-#if defined(__x86_64__)
-namespace AVX2 {
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
-}
-namespace AVX512 {
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
-}
-#endif
-
 }  // namespace el_attention::cpu

@@ -1,7 +1,5 @@
-// The kernels of one instruction set. The build compiles this file once for each of those in
-// kernels.h, with CPU_CAPABILITY defined as ATen has it.
+// The kernels of attention, and which one takes how many queries.
 
-#include "candidates.h"
 #include "few_queries.h"
 #include "many_queries.h"
 
@@ -16,7 +14,7 @@ constexpr int64_t kManyQueries = 12;
 constexpr int64_t kTasks = 64, kManyQueriesTasks = 32;
 
 template <typename T>
-Layout layout(const Params& params, bool only_scores) {
+Layout layout(const AttendParams& params, bool only_scores) {
   using A = Accumulate<T>;
   const Sizes& sizes = params.sizes;
   Layout layout{};
@@ -43,14 +41,14 @@ Layout layout(const Params& params, bool only_scores) {
 }
 
 template <typename T>
-void pack_query(const Params& params, const Layout& layout, int64_t group, void* packed) {
+void pack_query(const AttendParams& params, const Layout& layout, int64_t group, void* packed) {
   auto* out = static_cast<Accumulate<T>*>(packed);
   layout.many_queries ? ManyQueries<T>::pack_query(params, group, out)
                       : FewQueries<T>::pack_query(params, group, out);
 }
 
 template <typename T>
-void attend(const Params& params, const Layout& layout, int64_t group, int64_t range,
+void attend(const AttendParams& params, const Layout& layout, int64_t group, int64_t range,
             const void* packed, void* memory, void* scratch) {
   using A = Accumulate<T>;
   Arena<A> arena(scratch);
@@ -64,7 +62,7 @@ void attend(const Params& params, const Layout& layout, int64_t group, int64_t r
 }
 
 template <typename T>
-void combine(const Params& params, const Layout& layout, int64_t group, void* partials,
+void combine(const AttendParams& params, const Layout& layout, int64_t group, void* partials,
              void* context_out, void* lse_out) {
   using A = Accumulate<T>;
   const Sizes& sizes = params.sizes;
@@ -101,7 +99,7 @@ void combine(const Params& params, const Layout& layout, int64_t group, void* pa
 }
 
 template <typename T>
-void weights(const Params& params, const Layout& layout, int64_t group, int64_t range,
+void weights(const AttendParams& params, const Layout& layout, int64_t group, int64_t range,
              const void* packed, const void* lse, void* weights, void* scratch) {
   using A = Accumulate<T>;
   const Sizes& sizes = params.sizes;
@@ -125,27 +123,12 @@ void weights(const Params& params, const Layout& layout, int64_t group, int64_t 
 }
 
 template <typename T>
-constexpr Kernels table() {
-  return {layout<T>,  pack_query<T>,  attend<T>,         combine<T>,
-          weights<T>, log_sum_exp<T>, top_candidates<T>, merge_candidates<T>};
-}
-
-constexpr Kernels kDouble = table<double>(), kFloat = table<float>(), kHalf = table<at::Half>(),
-                  kBFloat16 = table<at::BFloat16>();
+constexpr AttendKernels kKernels = {layout<T>, pack_query<T>, attend<T>, combine<T>, weights<T>};
 
 }  // namespace
 
-const Kernels& kernels(c10::ScalarType dtype) {
-  switch (dtype) {
-    case c10::ScalarType::Double:
-      return kDouble;
-    case c10::ScalarType::Float:
-      return kFloat;
-    case c10::ScalarType::Half:
-      return kHalf;
-    default:  // as check_keys has made sure
-      return kBFloat16;
-  }
+const AttendKernels& attend_kernels(c10::ScalarType dtype) {
+  return for_dtype(dtype, [](auto zero) -> auto& { return kKernels<decltype(zero)>; });
 }
 
 }  // namespace el_attention::cpu::CPU_CAPABILITY

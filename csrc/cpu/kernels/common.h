@@ -10,7 +10,7 @@
 #include <cmath>
 #include <limits>
 
-#include "../kernels.h"
+#include "../dispatch.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
@@ -22,6 +22,21 @@ template <typename T>
 using Vec = at::vec::Vectorized<Accumulate<T>>;
 
 constexpr int64_t kCacheLine = 64;  // bytes
+
+// choose(a zero of the dtype).
+template <typename Choose>
+auto& for_dtype(c10::ScalarType dtype, const Choose& choose) {
+  switch (dtype) {
+    case c10::ScalarType::Double:
+      return choose(double{});
+    case c10::ScalarType::Float:
+      return choose(float{});
+    case c10::ScalarType::Half:
+      return choose(at::Half{});
+    default:  // as the operators have made sure
+      return choose(at::BFloat16{});
+  }
+}
 
 inline int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -168,7 +183,7 @@ struct SeenRows {
   int64_t count;
   bool by_all;  // every beam sees every one of them
 
-  SeenRows(const Params& params, const Layout& layout, int64_t group, int64_t range,
+  SeenRows(const AttendParams& params, const Layout& layout, int64_t group, int64_t range,
            Arena<Accumulate<T>>& arena)
       : row(arena.template take<Row<T>>(layout.range)), count(0), by_all(true) {
     const int64_t begin = range * layout.range;
@@ -198,7 +213,7 @@ struct SeenRows {
 };
 
 // Whether query m of a key head sees a row.
-inline bool sees(const Params& params, int64_t group, int64_t m, int64_t index) {
+inline bool sees(const AttendParams& params, int64_t group, int64_t m, int64_t index) {
   const int64_t beam = m / (params.sizes.heads / params.sizes.key_heads);
   return params.visible[group * params.visible_group + beam * params.visible_beam + index];
 }
@@ -210,12 +225,12 @@ struct Partial {
   A* maximum;  // [K, query_stride], of the scores
   A* sum;      // [K, query_stride], of exp(score - maximum)
 
-  Partial(const Params& params, const Layout& layout, void* memory)
+  Partial(const AttendParams& params, const Layout& layout, void* memory)
       : context(static_cast<A*>(memory)),
         maximum(context + params.sizes.key_heads * layout.query_stride * layout.value_stride),
         sum(maximum + params.sizes.key_heads * layout.query_stride) {}
 
-  void clear(const Params& params, const Layout& layout) const {
+  void clear(const AttendParams& params, const Layout& layout) const {
     const int64_t queries = params.sizes.key_heads * layout.query_stride;
     std::fill_n(context, queries * layout.value_stride, A(0));
     std::fill_n(maximum, queries, minus_infinity<A>());

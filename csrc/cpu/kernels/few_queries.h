@@ -14,7 +14,7 @@ class FewQueries {
  public:
   using A = Accumulate<T>;
 
-  static void fill_layout(const Params& params, Layout& layout) {
+  static void fill_layout(const AttendParams& params, Layout& layout) {
     const Sizes& sizes = params.sizes;
     layout.query_stride = queries_per_key_head(sizes);
     layout.value_stride = up(sizes.value_width, kLanes);
@@ -22,7 +22,7 @@ class FewQueries {
   }
 
   // Packs the queries of a sentence as [K, M, W], each followed by zeros to a whole vector.
-  static void pack_query(const Params& params, int64_t group, A* packed) {
+  static void pack_query(const AttendParams& params, int64_t group, A* packed) {
     const Sizes& sizes = params.sizes;
     const int64_t queries = queries_per_key_head(sizes), stride = up(sizes.width, kLanes);
     for (int64_t k = 0; k < sizes.key_heads; ++k) {
@@ -35,7 +35,7 @@ class FewQueries {
     }
   }
 
-  FewQueries(const Params& params, const Layout& layout, int64_t group, const void* packed,
+  FewQueries(const AttendParams& params, const Layout& layout, int64_t group, const void* packed,
              Arena<A>& arena)
       : params_(params),
         layout_(layout),
@@ -215,7 +215,7 @@ class FewQueries {
     }
   }
 
-  const Params& params_;
+  const AttendParams& params_;
   const Layout& layout_;
   const int64_t group_, queries_, query_stride_;
   const A* packed_;

@@ -3,7 +3,6 @@
 // Bound by memory: the weight is streamed once, a group of its rows ahead.
 #pragma once
 
-#include "../linear.h"
 #include "common.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {

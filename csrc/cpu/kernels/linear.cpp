@@ -1,7 +1,5 @@
 // The kernels of the linear layer, and which one takes how many rows.
 
-#include "../linear.h"
-
 #include "few_rows.h"
 #include "many_rows.h"
 
@@ -28,16 +26,7 @@ const LinearKernel& choose(int64_t rows) {
 }  // namespace
 
 const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows) {
-  switch (dtype) {
-    case c10::ScalarType::Double:
-      return choose<double>(rows);
-    case c10::ScalarType::Float:
-      return choose<float>(rows);
-    case c10::ScalarType::Half:
-      return choose<at::Half>(rows);
-    default:  // as the operator has made sure
-      return choose<at::BFloat16>(rows);
-  }
+  return for_dtype(dtype, [&](auto zero) -> auto& { return choose<decltype(zero)>(rows); });
 }
 
 }  // namespace el_attention::cpu::CPU_CAPABILITY

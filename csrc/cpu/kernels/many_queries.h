@@ -54,7 +54,7 @@ class ManyQueries {
  public:
   using A = Accumulate<T>;
 
-  static void fill_layout(const Params& params, Layout& layout) {
+  static void fill_layout(const AttendParams& params, Layout& layout) {
     const Sizes& sizes = params.sizes;
     layout.query_stride = up(up(queries_per_key_head(sizes), kLanes), kTile);
     layout.value_stride = up(sizes.value_width, kLanes);
@@ -63,7 +63,7 @@ class ManyQueries {
 
   // Packs the queries of a sentence as [K, panels of up to kVectors vectors of queries, W, queries
   // of the panel]; queries after the last are 0.
-  static void pack_query(const Params& params, int64_t group, A* packed) {
+  static void pack_query(const AttendParams& params, int64_t group, A* packed) {
     const Sizes& sizes = params.sizes;
     for (int64_t k = 0; k < sizes.key_heads; ++k) {
       for (int64_t first = 0, panel; first < lanes_of(sizes); first += panel) {
@@ -76,7 +76,7 @@ class ManyQueries {
     }
   }
 
-  ManyQueries(const Params& params, const Layout& layout, int64_t group, const void* packed,
+  ManyQueries(const AttendParams& params, const Layout& layout, int64_t group, const void* packed,
               Arena<A>& arena)
       : params_(params),
         layout_(layout),
@@ -118,7 +118,7 @@ class ManyQueries {
   }
   static int64_t lanes_of(const Sizes& sizes) { return up(queries_per_key_head(sizes), kLanes); }
 
-  static bool keys_are_values(const Params& params) {
+  static bool keys_are_values(const AttendParams& params) {
     bool same = params.sizes.width == params.sizes.value_width;
     for (int64_t i = 0; i < params.piece_count; ++i) {
       const Piece& piece = params.pieces[i];
@@ -130,8 +130,8 @@ class ManyQueries {
 
   // Writes kLanes queries from m on as columns of a panel, [W, panel]; queries after the last are
   // 0.
-  static void pack_lanes(const Params& params, int64_t group, int64_t k, int64_t m, int64_t panel,
-                         A* packed) {
+  static void pack_lanes(const AttendParams& params, int64_t group, int64_t k, int64_t m,
+                         int64_t panel, A* packed) {
     const Sizes& sizes = params.sizes;
     const int64_t count = queries_per_key_head(sizes) - m;
     A block[kLanes * kLanes] = {}, columns[kLanes * kLanes];
@@ -374,7 +374,7 @@ class ManyQueries {
     }
   }
 
-  const Params& params_;
+  const AttendParams& params_;
   const Layout& layout_;
   const int64_t group_, lanes_;
   const bool same_;  // the keys are the values

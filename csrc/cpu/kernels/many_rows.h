@@ -5,7 +5,6 @@
 // which is small, is transposed once; the next group of the weight's rows is fetched meanwhile.
 #pragma once
 
-#include "../linear.h"
 #include "common.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {

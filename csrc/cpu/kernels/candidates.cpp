@@ -2,8 +2,6 @@
 //
 // Bound by memory: logits are read in place, a vector at a time, and compared with the last of the
 // best so far; few are better.
-#pragma once
-
 #include "common.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {
@@ -132,5 +130,13 @@ void merge_candidates(const void* values, const int64_t* index, int64_t count, i
   for (int64_t i = 0; i < count; ++i) best.offer(static_cast<const A*>(values)[i], index[i]);
 }
 
+template <typename T>
+constexpr CandidateKernels kKernels = {log_sum_exp<T>, top_candidates<T>, merge_candidates<T>};
+
 }  // namespace
+
+const CandidateKernels& candidate_kernels(c10::ScalarType dtype) {
+  return for_dtype(dtype, [](auto zero) -> auto& { return kKernels<decltype(zero)>; });
+}
+
 }  // namespace el_attention::cpu::CPU_CAPABILITY
