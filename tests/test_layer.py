@@ -238,11 +238,14 @@ def test_an_obstacle_is_named_once_and_the_result_is_fairseqs(name, steps, caplo
     assert steps["past modules"] > 0, "of the other layers"
 
 
-def test_a_layer_with_another_forward_stays_what_it_is(steps) -> None:
+def test_a_layer_with_another_forward_stays_what_it_is_and_is_named(steps, caplog) -> None:
     model = changed("bart", lambda layer: setattr(layer, "__class__", OtherForward))
     stock = generate([model], "bart")
     assert stock[0][0]["score"] != generate([model_of("bart")], "bart")[0][0]["score"]
-    assert_same(stock, generate([model], "bart", plan="auto"))
+    with caplog.at_level(logging.INFO):
+        assert_same(stock, generate([model], "bart", plan="auto"))
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("layers:")]
+    assert lines == ["layers: a step of their own, because OtherForward has another forward"]
     kinds = [type(layer) for layer in el_attention.convert(model).decoder.layers]
     assert [issubclass(kind, ELDecoderLayer) for kind in kinds] == [True, False, True]
 

@@ -119,8 +119,8 @@ def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None
             module.beam_size = 1
         elif isinstance(module, ELLinear) or type(module) is nn.Linear:
             specialize(module, ELLinear).el_mode = model.decoder.el_mode
-        elif _has_plain_forward(module):
-            specialize(module, ELDecoderLayer)
+        elif isinstance(module, TransformerDecoderLayerBase):
+            _convert_layer(module, model.decoder.el_announced)
     if getattr(model, "encoder", None) is not None:
         specialize(model.encoder, ELEncoder)
         # BART hides the method behind an instance attribute once it has been told a beam.
@@ -131,6 +131,12 @@ def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None
                 module.can_use_fastpath = False
 
 
-def _has_plain_forward(module: nn.Module) -> bool:
-    forward = TransformerDecoderLayerBase.forward
-    return isinstance(module, TransformerDecoderLayerBase) and type(module).forward is forward
+def _convert_layer(layer: TransformerDecoderLayerBase, announced: set[str]) -> None:
+    forward = type(layer).forward
+    if forward is TransformerDecoderLayerBase.forward:
+        specialize(layer, ELDecoderLayer)
+    elif forward is not ELDecoderLayer.forward:
+        line = f"layers: a step of their own, because {type(layer).__name__} has another forward"
+        if line not in announced:
+            logger.info(line)
+        announced.add(line)
