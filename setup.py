@@ -27,6 +27,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NAME = "el_attention._C"
+SOURCES = ("csrc/*.cpp", "csrc/cpu/*.cpp")
+CUDA_SOURCES = ("csrc/cuda/*.cpp", "csrc/cuda/*.cu")
 X86_FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
@@ -40,9 +42,10 @@ def say(message: str) -> None:
     print(f"setup.py: {message}", file=sys.stderr, flush=True)
 
 
-def sources(pattern: str) -> list[str]:
+def sources(*patterns: str) -> list[str]:
     """Source files in a stable order, relative to this file as setuptools demands."""
-    return sorted(glob(pattern, root_dir=Path(__file__).parent))
+    here = Path(__file__).parent
+    return [path for pattern in patterns for path in sorted(glob(pattern, root_dir=here))]
 
 
 def obstacle() -> str | None:
@@ -145,7 +148,7 @@ def compiled() -> dict[str, Any]:
     flags = {"cxx": ["-O3", "-g0", "-fvisibility=hidden", *threads, *quiet]}
     arguments: dict[str, Any] = {
         "name": NAME,
-        "sources": sources("csrc/*.cpp") + sources("csrc/cpu/*.cpp"),
+        "sources": sources(*SOURCES),
         "include_dirs": [str(Path(__file__).parent.resolve() / "csrc")],
         "define_macros": [],
         "extra_compile_args": flags,
@@ -155,7 +158,7 @@ def compiled() -> dict[str, Any]:
         extension = CppExtension(**arguments)
     else:
         flags["nvcc"] = ["-O3", "-Xcompiler=-fvisibility=hidden", *gpu_flags(toolkit)]
-        arguments["sources"] += sources("csrc/cuda/*.cpp") + sources("csrc/cuda/*.cu")
+        arguments["sources"] += sources(*CUDA_SOURCES)
         arguments["define_macros"].append(("EL_ATTENTION_CUDA", None))
         extension = CUDAExtension(**arguments)
 

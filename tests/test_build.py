@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -145,6 +146,14 @@ def test_the_toolkit_of_an_nvcc_that_is_a_wrapper_is_found(setup, toolkit, monke
     home = toolkit("13.0")
     monkeypatch.setenv("PATH", str(home / "bin"), prepend=os.pathsep)
     assert setup.find_toolkit() == home
+
+
+def test_every_source_has_an_object_file_of_its_own(setup) -> None:
+    """ninja refuses two rules for one file, but only where there are nvcc and a CUDA torch."""
+    sources = setup.sources(*setup.SOURCES, *setup.CUDA_SOURCES)
+    assert {Path(source).suffix for source in sources} == {".cpp", ".cu"}
+    objects = Counter(Path(source).with_suffix(".o") for source in sources)
+    assert [str(path) for path, count in objects.items() if count > 1] == []
 
 
 @pytest.mark.parametrize(
