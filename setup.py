@@ -140,7 +140,7 @@ def compiled() -> dict[str, Any]:
     from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 
     x86 = platform.machine() in ("x86_64", "AMD64")
-    instruction_sets = {"DEFAULT": [], **(X86_FLAGS if x86 else {})}
+    instruction_sets = X86_FLAGS if x86 else {"DEFAULT": []}
     # What torch's headers, and GCC 12's own for AVX-512, are full of.
     quiet = ["-Wno-unknown-pragmas", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     # at::parallel_for is a template: without OpenMP it compiles to a plain loop.

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/dispatch.h"
 #ifdef EL_ATTENTION_CUDA
 #include "cuda/build.h"
 #endif
@@ -14,10 +15,6 @@
 namespace {
 
 pybind11::dict build_information() {
-  std::vector<std::string> instruction_sets = {"DEFAULT"};
-#if defined(__x86_64__)
-  instruction_sets.insert(instruction_sets.end(), {"AVX2", "AVX512"});
-#endif
 #ifdef _OPENMP
   const bool threads = true;
 #else
@@ -31,7 +28,7 @@ pybind11::dict build_information() {
 #endif
   pybind11::dict information;
   information["torch"] = TORCH_VERSION;
-  information["instruction_sets"] = instruction_sets;
+  information["instruction_set"] = el_attention::cpu::instruction_set();
   information["threads"] = threads;
   information["cuda"] = cuda;
   information["gpu_architectures"] = gpu_architectures;

@@ -2,7 +2,7 @@ from typing import TypedDict
 
 class BuildInformation(TypedDict):
     torch: str
-    instruction_sets: list[str]
+    instruction_set: str  # in use on this CPU; empty where it has none of those built for
     threads: bool
     cuda: str | None
     gpu_architectures: list[int]

@@ -166,10 +166,9 @@ def _extension() -> Finding:
             "pip install ninja, then pip install --no-build-isolation .",
         )
     built = importlib.import_module("el_attention._C").build_information()
-    # The operators follow torch, which ATEN_CPU_CAPABILITY can lower.
-    capability = torch.backends.cpu.get_cpu_capability()
-    used = capability if capability in built["instruction_sets"] else "DEFAULT"
-    text = f"CPU operators ({used} of {', '.join(built['instruction_sets'])})"
+    text = f"CPU operators ({built['instruction_set']})"
+    if not built["instruction_set"]:
+        text = "no CPU operators, because torch finds no AVX2 here"
     if built["cuda"] is not None:
         architectures = " ".join(f"sm_{number}" for number in built["gpu_architectures"])
         text += f" and CUDA {built['cuda']} operators ({architectures})"

@@ -1,25 +1,28 @@
 // Chooses the kernels for the machine.
 #pragma once
 
+#include <string>
+
 #include "attend.h"
 #include "candidates.h"
 #include "linear.h"
 
 namespace el_attention::cpu {
 
-// Returns the kernels of the instruction set that torch uses here; the environment variable
+// The instruction set that torch uses here, if there are kernels for it, or else the empty string:
+// x86 without AVX2, where torch's own products are faster. The environment variable
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) lowers it as it does for torch itself.
+const std::string& instruction_set();
+
+// Return its kernels.
+//
+// Throw c10::NotImplementedError where there are none.
 const AttendKernels& attend_kernels_for(c10::ScalarType dtype);
 const CandidateKernels& candidate_kernels_for(c10::ScalarType dtype);
 const LinearKernel& linear_kernel_for(c10::ScalarType dtype, int64_t rows);
 
 // Compiled from the same sources, kernels/*.cpp, with different flags; the namespaces are those
 // that ATen gives to its own vectorized code.
-namespace DEFAULT {
-const AttendKernels& attend_kernels(c10::ScalarType dtype);
-const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
-}  // namespace DEFAULT
 #if defined(__x86_64__)
 namespace AVX2 {
 const AttendKernels& attend_kernels(c10::ScalarType dtype);
@@ -31,6 +34,12 @@ const AttendKernels& attend_kernels(c10::ScalarType dtype);
 const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
 const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
 }  // namespace AVX512
+#else
+namespace DEFAULT {
+const AttendKernels& attend_kernels(c10::ScalarType dtype);
+const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
+const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+}  // namespace DEFAULT
 #endif
 
 }  // namespace el_attention::cpu

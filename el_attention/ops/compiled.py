@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -41,6 +42,8 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
     key = DISPATCH_KEYS[device]
     if not _built_for(key):
         return f"the compiled ones were built without {key}"
+    if device == "cpu" and not _instruction_set():
+        return "the compiled ones need AVX2, which torch does not find here"
     if states.dtype not in DTYPES:
         return f"the compiled ones do not take {states.dtype}"
     if keep is not None:
@@ -59,11 +62,17 @@ def _built_for(key: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key))
 
 
+@cache
+def _instruction_set() -> str:
+    return importlib.import_module("el_attention._C").build_information()["instruction_set"]
+
+
 def can_run_linear(x: Tensor, weight: Tensor) -> bool:
     """Tells whether the compiled `linear` can take the arguments, and is faster than torch's."""
     return (
         extension.obstacle is None
         and x.is_cpu
+        and _instruction_set() != ""
         and x.dtype in DTYPES
         and x.dtype == weight.dtype
         and x.numel() <= FEW_ROWS * x.size(-1)
