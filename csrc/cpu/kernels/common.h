@@ -59,9 +59,10 @@ inline Vec<float> load(const at::BFloat16* p) {
   return v;
 }
 
-// Loads the first n elements, followed by zeros; reads nothing beyond them.
+// Loads at most the first n elements, followed by zeros; reads nothing beyond them.
 template <typename T>
 Vec<T> load(const T* p, int64_t n) {
+  if (n >= Vec<T>::size()) return load(p);
   Accumulate<T> lanes[Vec<T>::size()] = {};
   for (int64_t i = 0; i < n; ++i) lanes[i] = static_cast<Accumulate<T>>(p[i]);
   return Vec<T>::loadu(lanes);

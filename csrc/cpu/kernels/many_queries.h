@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common.h"
+#include "register_tile.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
@@ -67,7 +68,7 @@ class ManyQueries {
     const Sizes& sizes = params.sizes;
     for (int64_t k = 0; k < sizes.key_heads; ++k) {
       for (int64_t first = 0, panel; first < lanes_of(sizes); first += panel) {
-        panel = panel_of(lanes_of(sizes) - first);
+        panel = Tile::panel_of(lanes_of(sizes) - first);
         for (int64_t m = first; m < first + panel; m += kLanes) {
           pack_lanes(params, group, k, m, panel, packed + m - first);
         }
@@ -104,18 +105,10 @@ class ManyQueries {
   }
 
  private:
-  static constexpr int64_t kLanes = Vec<T>::size();
-  // A register tile: rows x vectors of columns, what 16 or 32 registers hold.
-  static constexpr int64_t kTile = kLanes * sizeof(A) == 64 ? 8 : 4;
-  static constexpr int64_t kWidest = 3;
-  static constexpr int64_t kPanel = kWidest * kLanes;  // columns of a register tile
+  using Tile = RegisterTile<T>;
+  static constexpr int64_t kLanes = Vec<T>::size(), kTile = Tile::kRows, kPanel = Tile::kPanel;
   static constexpr int64_t kBlock = 96;  // rows that share a softmax, a multiple of kTile
 
-  // Columns of the next register tile, of so many that are left; two halves instead of a narrow
-  // one.
-  static int64_t panel_of(int64_t left) {
-    return left == (kWidest + 1) * kLanes ? left / 2 : std::min(left, kPanel);
-  }
   static int64_t lanes_of(const Sizes& sizes) { return up(queries_per_key_head(sizes), kLanes); }
 
   static bool keys_are_values(const AttendParams& params) {
@@ -140,7 +133,7 @@ class ManyQueries {
       for (int64_t i = 0; i < std::min(kLanes, count); ++i) {
         const T* query = static_cast<const T*>(params.query) +
                          query_index(sizes, group, k, m + i) * sizes.width + w;
-        (inner == kLanes ? load(query) : load(query, inner)).store(block + i * kLanes);
+        load(query, inner).store(block + i * kLanes);
       }
       at::vec::transpose_mxn<A, kLanes, kLanes>(block, kLanes, columns, kLanes);
       for (int64_t i = 0; i < inner; ++i) {
@@ -206,12 +199,10 @@ class ManyQueries {
   template <typename Source>
   static void pack(int64_t begin, int64_t end, const Source& source, int64_t width, A* packed,
                    int64_t stride) {
-    const int64_t whole = width / kLanes * kLanes;
     for (int64_t t = begin; t < end; ++t) {
       const T* row = source(t);
       A* out = packed + t * stride;
-      for (int64_t w = 0; w < whole; w += kLanes) load(row + w).store(out + w);
-      if (whole < width) load(row + whole, width - whole).store(out + whole);
+      for (int64_t w = 0; w < width; w += kLanes) load(row + w, width - w).store(out + w);
     }
   }
 
@@ -235,8 +226,8 @@ class ManyQueries {
     const int64_t width = params_.sizes.width;
     const auto fetch = [&](int64_t, const auto&) __attribute__((always_inline)) { ahead.fetch(); };
     for (int64_t m = 0, panel; m < lanes_; m += panel) {
-      panel = panel_of(lanes_ - m);
-      multiply<kRows, kSteps>(
+      panel = Tile::panel_of(lanes_ - m);
+      Tile::template multiply<Tile::kByRow, kSteps>(
           panel,
           {keys.data + t * keys.stride, keys.stride, queries + m * width, panel, width,
            scores_ + t * layout_.query_stride + m, layout_.query_stride, nullptr},
@@ -249,7 +240,7 @@ class ManyQueries {
   // not stay in L1.
   void add_context(const Block& values, int64_t count, A* context) {
     for (int64_t v = 0, panel; v < layout_.value_stride; v += panel) {
-      panel = panel_of(layout_.value_stride - v);
+      panel = Tile::panel_of(layout_.value_stride - v);
       const auto keep = [&](int64_t t, const auto& columns) __attribute__((always_inline)) {
         A* to = panel_ + t * panel;
         for (const Vec<T>& column : columns) {
@@ -258,83 +249,21 @@ class ManyQueries {
         }
       };
       const auto product = [&](int64_t m, const A* right, int64_t stride) {
-        return Product{scores_ + m,
-                       layout_.query_stride,
-                       right,
-                       stride,
-                       count,
-                       context + m * layout_.value_stride + v,
-                       layout_.value_stride,
-                       scale_ + m};
+        return typename Tile::Product{scores_ + m,
+                                      layout_.query_stride,
+                                      right,
+                                      stride,
+                                      count,
+                                      context + m * layout_.value_stride + v,
+                                      layout_.value_stride,
+                                      scale_ + m};
       };
-      multiply<kColumns, 1>(panel, product(0, values.data + v, values.stride), keep);
+      Tile::template multiply<Tile::kByColumn, 1>(panel, product(0, values.data + v, values.stride),
+                                                  keep);
       for (int64_t m = kTile; m < layout_.query_stride; m += kTile) {
-        multiply<kColumns, 1>(panel, product(m, panel_, panel), [](int64_t, const auto&) {});
+        Tile::template multiply<Tile::kByColumn, 1>(panel, product(m, panel_, panel),
+                                                    [](int64_t, const auto&) {});
       }
-    }
-  }
-
-  enum Order { kRows, kColumns };  // what of a matrix lies together
-
-  // out [kTile, columns] = scale x out + left x right, where without `scale` out is not read.
-  // The rows of `left`, or its columns, lie left_stride apart, those of `right` right_row; `inner`
-  // is the length of a row of `left`.
-  struct Product {
-    const A* left;
-    int64_t left_stride;
-    const A* right;
-    int64_t right_row, inner;
-    A* out;
-    int64_t out_row;
-    const A* scale;
-  };
-
-  // Calls also(j, vectors of right[j]) every kSteps steps.
-  template <Order kLeft, int64_t kSteps, typename Also>
-  static void multiply(int64_t columns, const Product& product, const Also& also) {
-    static_assert(kWidest == 3);
-    if (columns == 3 * kLanes) return multiply<kLeft, kSteps, 3>(product, also);
-    if (columns == 2 * kLanes) return multiply<kLeft, kSteps, 2>(product, also);
-    multiply<kLeft, kSteps, 1>(product, also);
-  }
-
-  // One register tile.
-  template <Order kLeft, int64_t kSteps, int64_t kVectors, typename Also>
-  static void multiply(const Product& product, const Also& also) {
-    const auto [left_begin, left_stride, right_begin, right_row, inner, out, out_row, scale] =
-        product;
-    const int64_t left_row = kLeft == kRows ? left_stride : 1;
-    const int64_t left_column = kLeft == kRows ? 1 : left_stride;
-    const A *left = left_begin, *right = right_begin;
-    Vec<T> tile[kTile][kVectors];
-    for (int64_t i = 0; i < kTile; ++i) {
-      for (int64_t n = 0; n < kVectors; ++n) {
-        tile[i][n] = Vec<T>(A(0));
-        if (scale != nullptr) {
-          tile[i][n] = Vec<T>::loadu(out + i * out_row + n * kLanes) * Vec<T>(scale[i]);
-        }
-      }
-    }
-    const auto step = [&](int64_t j, bool calls) __attribute__((always_inline)) {
-      Vec<T> columns[kVectors];
-      for (int64_t n = 0; n < kVectors; ++n) columns[n] = Vec<T>::loadu(right + n * kLanes);
-      if (calls) also(j, columns);
-      for (int64_t i = 0; i < kTile; ++i) {
-        const Vec<T> factor(left[i * left_row]);
-        for (int64_t n = 0; n < kVectors; ++n) {
-          tile[i][n] = at::vec::fmadd(factor, columns[n], tile[i][n]);
-        }
-      }
-      left += left_column;
-      right += right_row;
-    };
-    int64_t j = 0;
-    for (; j + kSteps <= inner; j += kSteps) {
-      for (int64_t i = 0; i < kSteps; ++i) step(j + i, i == 0);
-    }
-    for (; j < inner; ++j) step(j, false);
-    for (int64_t i = 0; i < kTile; ++i) {
-      for (int64_t n = 0; n < kVectors; ++n) tile[i][n].store(out + i * out_row + n * kLanes);
     }
   }
 

@@ -98,7 +98,7 @@ class ManyRows {
         for (int64_t i = 0; i < depth; i += kLanes) {
           for (int64_t r = 0; r < kLanes; ++r) {
             Vec<T> part(A(0));
-            if (n + r < rows_) part = load_at_most(input + (n + r) * p_.input_row + i, depth - i);
+            if (n + r < rows_) part = load(input + (n + r) * p_.input_row + i, depth - i);
             part.store(block + r * kLanes);
           }
           at::vec::transpose_mxn<A, kLanes, kLanes>(block, kLanes, to + i * stride, stride);
@@ -106,8 +106,6 @@ class ManyRows {
       }
     }
   }
-
-  static Vec<T> load_at_most(const T* p, int64_t n) { return n >= kLanes ? load(p) : load(p, n); }
 
   // Adds `depth` inputs to the sums of a group of outputs, [kOutputs, vectors, kLanes].
   void add(int64_t group, int64_t begin, int64_t depth, A* sums) const {
@@ -126,7 +124,7 @@ class ManyRows {
       } else {
         A* to = weight_ + o * depth_;
         for (int64_t i = 0; i < depth; i += kLanes) {
-          load_at_most(weight[o] + i, depth - i).store(to + i);
+          load(weight[o] + i, depth - i).store(to + i);
         }
         summed[o] = to;
       }
@@ -199,7 +197,7 @@ class ManyRows {
   void finish(int64_t group, const A* sums) const {
     const int64_t first = group * kOutputs, count = std::min(kOutputs, p_.outputs - first);
     Vec<T> bias(A(0));
-    if (p_.bias != nullptr) bias = load_at_most(static_cast<const T*>(p_.bias) + first, count);
+    if (p_.bias != nullptr) bias = load(static_cast<const T*>(p_.bias) + first, count);
     T* output = static_cast<T*>(p_.output) + row_ * p_.outputs + first;
     A block[kLanes * kLanes];
     for (int64_t n = 0; n < rows_; ++n, output += p_.outputs) {
