@@ -68,15 +68,6 @@ Vec<T> load(const T* p, int64_t n) {
   return Vec<T>::loadu(lanes);
 }
 
-// Asks for memory that will be read soon.
-template <typename T>
-void prefetch(const T* p, int64_t n) {
-  const char* line = reinterpret_cast<const char*>(p);
-  for (const char* end = line + n * sizeof(T); line < end; line += kCacheLine) {
-    __builtin_prefetch(line, 0, 2);
-  }
-}
-
 // Stores at most the first n lanes.
 template <typename T>
 void store(const Vec<T>& v, T* p, int64_t n) {

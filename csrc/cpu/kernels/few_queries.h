@@ -58,22 +58,22 @@ class FewQueries {
   }
 
   // Computes the scores [K, M, kBlock] of the next kBlock rows: -inf where a row is not visible,
-  // and after the last row. Returns the number of rows. What is fetched behind the last key is the
-  // first value of the block, if values are to be read then, or the next key.
+  // and after the last row. Returns the number of rows. What is fetched during the last tile is the
+  // first values of the block, if values are to be read then, or the next keys.
   int64_t score(const SeenRows<T>& rows, int64_t first, bool then_values) {
     const Row<T>* row = rows.row + first;
     const int64_t count = std::min(kBlock, rows.count - first);
     for (int64_t t = 0; t < count; t += kRows) {
-      const bool values = then_values && t + kRows >= count;
-      const Row<T>* tile[kRows];
-      for (int64_t r = 0; r < kRows; ++r) tile[r] = row + std::min(t + r, count - 1);
+      const bool last = then_values && t + kRows >= count;
       for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
-        fetch(rows, values ? first : first + t + kRows, k, values);
+        const Tile keys(rows, first + t, k, kKeys);
+        const Tile next =
+            last ? Tile(rows, first, k, kValues) : Tile(rows, first + t + kRows, k, kKeys);
         int64_t m = 0;
         for (; m + kScoreQueries <= queries_; m += kScoreQueries) {
-          dot<kScoreQueries>(tile, k, m, t);
+          dot<kScoreQueries>(keys, k, m, t, next);
         }
-        for (; m < queries_; ++m) dot<1>(tile, k, m, t);
+        for (; m < queries_; ++m) dot<1>(keys, k, m, t, next);
       }
     }
     for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) {
@@ -100,38 +100,44 @@ class FewQueries {
   static constexpr int64_t kRows = 4, kContextQueries = 2;
   static constexpr int64_t kScoreQueries = kLanes * sizeof(A) == 64 ? 4 : 2;
 
-  // Fetches the values, or the keys, of key head k of a tile of rows. Inlined, because GCC leaves
-  // out calls of functions that do nothing but that.
-  __attribute__((always_inline)) void fetch(const SeenRows<T>& rows, int64_t first, int64_t k,
-                                            bool values) const {
-    for (int64_t r = 0; r < kRows; ++r) {
-      const Row<T>& row = rows.row[std::min(first + r, rows.count - 1)];
-      if (values) {
-        prefetch(row.value + k * row.value_head, params_.sizes.value_width);
-      } else {
-        prefetch(row.key + k * row.key_head, params_.sizes.width);
+  enum Part { kKeys, kValues };
+
+  // One key head of kRows rows; after the last row of the range that row again.
+  struct Tile {
+    const T* row[kRows];
+
+    Tile(const SeenRows<T>& rows, int64_t first, int64_t k, Part part) {
+      for (int64_t r = 0; r < kRows; ++r) {
+        const Row<T>& from = rows.row[std::min(first + r, rows.count - 1)];
+        row[r] = part == kKeys ? from.key + k * from.key_head : from.value + k * from.value_head;
       }
     }
-  }
 
-  // Scores of a tile of rows for queries [m, m + kQueries) of key head k.
+    // Fetches what lies at w, a cache line of each row: all of them at once would occupy what loads
+    // need. Inlined, because GCC leaves out calls of functions that do nothing but that.
+    __attribute__((always_inline)) void fetch(int64_t w) const {
+      for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(row[r] + w, 0, 2);
+    }
+  };
+
+  // Scores of a tile of rows for queries [m, m + kQueries) of key head k. The first queries fetch
+  // the next tile.
   template <int64_t kQueries>
-  void dot(const Row<T>* const* tile, int64_t k, int64_t m, int64_t t) {
+  void dot(const Tile& keys, int64_t k, int64_t m, int64_t t, const Tile& next) {
     const int64_t width = params_.sizes.width, tail = width % kLanes, stride = query_stride_;
     const A* query = packed_ + (k * queries_ + m) * stride;
-    const T* key[kRows];
-    for (int64_t r = 0; r < kRows; ++r) key[r] = tile[r]->key + k * tile[r]->key_head;
     // What is left of a row after whole vectors comes first: products then stay in registers.
     Vec<T> products[kQueries][kRows];
     for (int64_t r = 0; r < kRows; ++r) {
-      const Vec<T> part = tail == 0 ? Vec<T>(A(0)) : load(key[r] + width - tail, tail);
+      const Vec<T> part = tail == 0 ? Vec<T>(A(0)) : load(keys.row[r] + width - tail, tail);
       for (int64_t q = 0; q < kQueries; ++q) {
         products[q][r] = part * Vec<T>::loadu(query + (q + 1) * stride - kLanes);
       }
     }
     for (int64_t w = 0; w + kLanes <= width; w += kLanes) {
+      if (m == 0) next.fetch(w);
       for (int64_t r = 0; r < kRows; ++r) {
-        const Vec<T> part = load(key[r] + w);
+        const Vec<T> part = load(keys.row[r] + w);
         for (int64_t q = 0; q < kQueries; ++q) {
           products[q][r] =
               at::vec::fmadd(part, Vec<T>::loadu(query + q * stride + w), products[q][r]);
@@ -168,34 +174,32 @@ class FewQueries {
     }
   }
 
-  // Adds exp(score - maximum) x value of rows [t, t + kRows) of a block to every context.
+  // Adds exp(score - maximum) x value of rows [t, t + kRows) of a block to every context. Weights
+  // after the last row are 0.
   void add_context(const SeenRows<T>& rows, int64_t first, int64_t t, int64_t count, A* context) {
-    const Row<T>* tile[kRows];
-    for (int64_t r = 0; r < kRows; ++r) {
-      tile[r] = rows.row + first + std::min(t + r, count - 1);  // those repeated have weight 0
-    }
-    const bool values = t + kRows < count;
+    const Part part = t + kRows < count ? kValues : kKeys;
     for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
-      fetch(rows, first + t + kRows, k, values);
+      const Tile values(rows, first + t, k, kValues), next(rows, first + t + kRows, k, part);
       int64_t m = 0;
       for (; m + kContextQueries <= queries_; m += kContextQueries) {
-        add_values<kContextQueries>(tile, k, m, t, context);
+        add_values<kContextQueries>(values, k, m, t, context, next);
       }
-      for (; m < queries_; ++m) add_values<1>(tile, k, m, t, context);
+      for (; m < queries_; ++m) add_values<1>(values, k, m, t, context, next);
     }
   }
 
-  // Adds weight x value of a tile of rows to the contexts of queries [m, m + kQueries).
+  // Adds weight x value of a tile of rows to the contexts of queries [m, m + kQueries). The first
+  // queries fetch the next tile.
   template <int64_t kQueries>
-  void add_values(const Row<T>* const* tile, int64_t k, int64_t m, int64_t t, A* context) {
+  void add_values(const Tile& values, int64_t k, int64_t m, int64_t t, A* context,
+                  const Tile& next) {
     const int64_t width = params_.sizes.value_width, tail = width % kLanes;
     const int64_t stride = layout_.value_stride;
     const A* scores = scores_ + (k * queries_ + m) * kBlock + t;
     context += (k * queries_ + m) * stride;
+    const T* const(&value)[kRows] = values.row;
     Vec<T> weight[kQueries][kRows];
-    const T* value[kRows];
     for (int64_t r = 0; r < kRows; ++r) {
-      value[r] = tile[r]->value + k * tile[r]->value_head;
       for (int64_t q = 0; q < kQueries; ++q) weight[q][r] = Vec<T>(scores[q * kBlock + r]);
     }
     const auto add = [&](int64_t v, const Vec<T>(&part)[kRows]) {
@@ -206,6 +210,7 @@ class FewQueries {
       }
     };
     for (int64_t v = 0; v + kLanes <= width; v += kLanes) {
+      if (m == 0) next.fetch(v);
       add(v, {load(value[0] + v), load(value[1] + v), load(value[2] + v), load(value[3] + v)});
     }
     if (tail > 0) {
