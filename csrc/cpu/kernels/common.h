@@ -222,9 +222,10 @@ struct Partial {
         maximum(context + params.sizes.key_heads * layout.query_stride * layout.value_stride),
         sum(maximum + params.sizes.key_heads * layout.query_stride) {}
 
-  void clear(const AttendParams& params, const Layout& layout) const {
+  // Makes it that of no rows; the context only where nothing will be written over it.
+  void clear(const AttendParams& params, const Layout& layout, bool with_context) const {
     const int64_t queries = params.sizes.key_heads * layout.query_stride;
-    std::fill_n(context, queries * layout.value_stride, A(0));
+    if (with_context) std::fill_n(context, queries * layout.value_stride, A(0));
     std::fill_n(maximum, queries, minus_infinity<A>());
     std::fill_n(sum, queries, A(0));
   }

@@ -47,7 +47,7 @@ class FewQueries {
 
   // Attends to rows, of which there may be none.
   void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
-    partial.clear(params_, layout_);
+    partial.clear(params_, layout_, /*with_context=*/true);
     for (int64_t first = 0; first < rows.count; first += kBlock) {
       const int64_t count = score(rows, first, /*then_values=*/true);
       for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) soften(i, partial);

@@ -94,7 +94,7 @@ class ManyQueries {
 
   // Attends to rows, of which there may be none.
   void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
-    partial.clear(params_, layout_);
+    partial.clear(params_, layout_, /*with_context=*/rows.count == 0);
     std::fill_n(scores_, kBlock * layout_.query_stride, A(0));
     std::fill_n(scale_, layout_.query_stride, A(0));
     for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
@@ -173,10 +173,11 @@ class ManyQueries {
     soften(count, partial.maximum + k * layout_.query_stride,
            partial.sum + k * layout_.query_stride);
     A* context = partial.context + k * layout_.query_stride * layout_.value_stride;
-    if (same_) return add_context(keys, count, context);
+    const A* scale = first == 0 ? nullptr : scale_;  // there is no context yet
+    if (same_) return add_context(keys, count, context, scale);
     const Block values = block(count, value, value_width, values_, layout_.value_stride);
     if (!values.in_place) pack(0, count, value, value_width, values_, layout_.value_stride);
-    add_context(values, count, context);
+    add_context(values, count, context, scale);
   }
 
   // The rows themselves, if they are evenly spaced whole vectors of the accumulation dtype in whole
@@ -235,10 +236,10 @@ class ManyQueries {
     }
   }
 
-  // context [query_stride, value_stride] = scale x context + weights x values. The first tile of
-  // queries keeps a panel of values for the others: values that are a multiple of 4 KB apart would
-  // not stay in L1.
-  void add_context(const Block& values, int64_t count, A* context) {
+  // context [query_stride, value_stride] = scale x context + weights x values, where without
+  // `scale` it is not read. The first tile of queries keeps a panel of values for the others:
+  // values that are a multiple of 4 KB apart would not stay in L1.
+  void add_context(const Block& values, int64_t count, A* context, const A* scale) {
     for (int64_t v = 0, panel; v < layout_.value_stride; v += panel) {
       panel = Tile::panel_of(layout_.value_stride - v);
       const auto keep = [&](int64_t t, const auto& columns) __attribute__((always_inline)) {
@@ -256,7 +257,7 @@ class ManyQueries {
                                       count,
                                       context + m * layout_.value_stride + v,
                                       layout_.value_stride,
-                                      scale_ + m};
+                                      scale == nullptr ? nullptr : scale + m};
       };
       Tile::template multiply<Tile::kByColumn, 1>(panel, product(0, values.data + v, values.stride),
                                                   keep);
