@@ -152,7 +152,8 @@ class ManyQueries {
   // Adds a block: `count` rows from `first` on.
   void attend(const SeenRows<T>& rows, int64_t first, int64_t count, int64_t k,
               const Partial<A>& partial) {
-    const Row<T>*row = rows.row + first, *last = rows.row + rows.count;
+    const Row<T>* row = rows.row + first;
+    const auto at = [&](int64_t t) { return rows.row + std::min(first + t, rows.count); };
     const auto key = [&](int64_t t) { return row[t].key + k * row[t].key_head; };
     const auto value = [&](int64_t t) { return row[t].value + k * row[t].value_head; };
     const auto [width, value_width] = std::pair(params_.sizes.width, params_.sizes.value_width);
@@ -165,8 +166,7 @@ class ManyQueries {
           std::fill_n(keys_ + i * key_stride_, width, A(0));
       }
       // While a tile is scored, the next one is fetched.
-      Ahead<T> ahead(std::min(row + t + kTile, last), std::min(row + t + 2 * kTile, last), k, width,
-                     same_ ? 0 : value_width);
+      Ahead<T> ahead(at(t + kTile), at(t + 2 * kTile), k, width, same_ ? 0 : value_width);
       score(keys, t, packed_ + k * lanes_ * width, ahead);
     }
     if (!rows.by_all) hide(row, count);
