@@ -162,6 +162,15 @@ def test_the_digest_of_weights_sees_every_number() -> None:
     assert weights_digest([model]) != digest
 
 
+def test_the_digest_of_weights_leaves_out_what_is_never_set() -> None:
+    digests = []
+    for value in (0.0, 1.0):
+        model = build("transformer", dictionary())
+        model.register_buffer("_float_tensor", torch.full((1,), value))
+        digests.append(weights_digest([model]))
+    assert digests[0] == digests[1]
+
+
 # Whole runs
 
 

@@ -123,11 +123,15 @@ def run_settings(
 
 
 def weights_digest(models: Iterable[nn.Module]) -> str:
-    """A digest of all parameters and buffers: names, shapes, dtypes and values."""
+    """A digest of all parameters and buffers: names, shapes, dtypes and values.
+
+    fairseq's `_float_tensor` buffers are left out: they stand for a dtype and a device, and their
+    values are never set.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for model in models:
         for name, tensor in model.state_dict().items():
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not name.endswith("_float_tensor"):
                 digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
                 values = tensor.detach().cpu().contiguous().reshape(-1)
                 digest.update(values.view(torch.uint8).numpy().data)
