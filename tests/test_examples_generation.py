@@ -10,7 +10,7 @@ from fairseq.models.bart import BARTModel
 
 import exampledata
 from clidata import OPTIMIZATION, SIZES, USER_DIR, run
-from common import ngram_blocking, pairs, pieces, report, scores, subword
+from common import pairs, pieces, report, scores, subword
 from common.acquire import Policy
 from common.generated import Output, parse_output
 from common.lines import read_lines, write_lines
@@ -24,7 +24,7 @@ from tiny import PLANS
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 LENIENT = Policy(unverified=True)
-BLOCKING = str(Path(ngram_blocking.__file__).parent)
+BLOCKING = str(Path(pairs.__file__).parent / "ngram_blocking")  # for fairseq to import
 STOCK_BLOCKING = ["--user-dir", BLOCKING, "--task", "translation_with_ngram_blocking"]
 
 CNN_DM = "--beam 4 --lenpen 2.0 --max-len-b 140 --min-len 55 --no-repeat-ngram-size 3".split()
