@@ -46,10 +46,8 @@ def test_layers_keep_names_parameters_and_survive_a_copy():
     stock = model_of("transformer")
     converted = el_attention.convert(copy.deepcopy(stock))
     assert list(converted.state_dict()) == list(stock.state_dict())
-    decoder = copy.deepcopy(converted).decoder
-    decoder.el_mode.generating = True
-    layer = decoder.layers[0].fc1
-    assert layer.el_mode is decoder.el_mode and not converted.decoder.el_mode.generating
+    layer = copy.deepcopy(converted).decoder.layers[0].fc1
+    assert type(layer) is nn.Linear
     original = stock.decoder.layers[0].fc1
     x = torch.randn(5, original.in_features)
     with torch.no_grad():
@@ -66,12 +64,26 @@ def test_scoring_is_fairseqs_to_the_last_bit_after_a_generation_too():
         assert torch.equal(ours.decoder(tokens)[0], expected)
 
 
-def test_layers_pass_gradients_on():
-    decoder = el_attention.convert(copy.deepcopy(model_of("transformer"))).decoder
-    decoder.el_mode.generating = True
-    layer = decoder.layers[0].fc1
-    layer(torch.randn(3, layer.in_features)).sum().backward()
-    assert layer.weight.grad is not None
+@pytest.mark.parametrize("path", ("output_projection", "layers.0.fc1", "layers.1.self_attn.q_proj"))
+def test_layers_are_fairseqs_to_the_last_bit_after_a_generation(path):
+    stock = model_of("lm")
+    ours = el_attention.convert(copy.deepcopy(stock))
+    generate([ours], "lm", plan="auto")
+    with torch.no_grad():
+        ours.decoder(torch.full((3, 1), SYMBOLS.eos()), incremental_state={})
+    expected, layer = stock.decoder.get_submodule(path), ours.decoder.get_submodule(path)
+    x = torch.randn(5, layer.in_features)
+    assert torch.equal(layer(x), expected(x))
+    tangent = torch.randn_like(x)
+    for got, want in zip(
+        torch.func.jvp(layer, (x,), (tangent,)),
+        torch.func.jvp(expected, (x,), (tangent,)),
+        strict=True,
+    ):
+        assert torch.equal(got, want) and want.abs().sum() > 0
+    layer(x).sum().backward()
+    expected_gradient = torch.autograd.grad(expected(x).sum(), expected.weight)[0]
+    assert torch.equal(layer.weight.grad, expected_gradient)
 
 
 @pytest.mark.parametrize("name", ("fc1", "fc2", "output_projection"))

@@ -46,9 +46,9 @@ def test_the_source_is_kept_once_for_all_beams_and_layers(family, dtype, states)
     el_attention.convert(generator, "expanded-query")
     generator.generate(None, batch(symbols, LENGTHS))
     (state,) = states
-    cross = [module for module in state.pools if module.encoder_decoder_attention]
+    cross = [call for call in state.pools if call[0].encoder_decoder_attention]
     assert len(cross) == LAYERS and state.source is not None
-    kept = [tensor for module in cross for block in state.pools[module].blocks for tensor in block]
+    kept = [tensor for call in cross for block in state.pools[call].blocks for tensor in block]
     expected = len(LENGTHS) * max(LENGTHS) * 20 * dtype.itemsize
     assert storages([state.source.states, *kept]) == expected
 
@@ -93,7 +93,7 @@ def test_generated_tokens_keep_one_row_per_layer(plan, beam, states, monkeypatch
 
     def advancing(self: DecodingState, age: int, *args: Any) -> None:
         advance(self, age, *args)
-        own = [pool for module, pool in self.pools.items() if module.self_attention]
+        own = [pool for (module, _), pool in self.pools.items() if module.self_attention]
         for pool in own:
             reserved = sum(s.rows * s.width for s in self.tree.segments[: len(pool.blocks)])
             assert pool.nbytes == reserved * per_row

@@ -80,7 +80,8 @@ def architecture_named(name: str, vocabulary: int) -> Architecture:
 
 
 def _stack(layers: nn.Module, kind: type[nn.Module]) -> Stack:
-    found = [layer for layer in layers.modules() if isinstance(layer, kind)]
+    every = layers.named_modules(remove_duplicate=False)  # a layer may stand in several places
+    found = [layer for _, layer in every if isinstance(layer, kind)]
     if not found:  # layers of other kinds, which have a plan of their own
         return Stack(layers=0, width=1, ffn=1, heads=1)
     first: Any = found[0]

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from el_attention.attention import Planner
 from el_attention.cost import SELF, SOURCE
@@ -14,7 +14,7 @@ from el_attention.ops import can_run
 from el_attention.plugin import plain
 from el_attention.plugin.attention_step import AttentionStep, shown
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.linear import LINEAR
+from el_attention.plugin.prefill import record
 from el_attention.plugin.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ELAttention(Specialized, _Base):
         if dtype not in DTYPES:
             return f"its states are {dtype}"
         for name in ("k_proj", "v_proj"):
-            reason = plain.obstacle(getattr(self, name), LINEAR)
+            reason = plain.obstacle(getattr(self, name), (nn.Linear,))
             if reason is not None:
                 return f"{name} {reason}"
         return None
@@ -80,6 +80,8 @@ class ELAttention(Specialized, _Base):
         state = DecodingState.find(incremental_state)
         step = None if state is None else self.step_for(state, query)
         if state is None or step is None:
+            if self.self_attention:
+                record(self, query)
             if state is not None and self.encoder_decoder_attention:
                 key, value, key_padding_mask = self._replicated(
                     state, incremental_state, key, value, key_padding_mask

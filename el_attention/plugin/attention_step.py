@@ -69,7 +69,7 @@ class AttentionStep:
             projected: [G * B, H * head_dim], the projected query.
             query: [G * B, embed_dim]; self-attention keeps its states.
             source: [S, sentences, width], the encoder output; of encoder-decoder attention only.
-            need_weights: whether attention weights are of use, if the generation records any.
+            need_weights: whether attention weights are of use.
 
         Returns:
             The input of the output projection, [G * B, H * head_dim], and the weights
@@ -93,18 +93,20 @@ class AttentionStep:
             view.visible,
             self._sinks,
             keep,
-            need_weights and state.records_weights,
+            need_weights,
         )
         if weights is not None:
             weights = weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
         return heads.reshape_as(projected), weights
 
     def _source_rows(self, state: DecodingState, source: Tensor | None) -> list[Rows]:
-        pool = state.pools.get(self._module)
+        call = self._module, 0  # layers that share a module project the source once
+        pool = state.pools.get(call)
         if pool is None:
             if source is None:
                 raise ValueError(f"{self._module.el_name}: expected an encoder output, got none")
-            pool = state.pools[self._module] = StatePool([self.payload(source)])
+            source = state.source_of(source)
+            pool = state.pools[call] = StatePool([self.payload(source)])
         return pool.read(state.source_view)
 
     def _keep(self, dropout: FairseqDropout, query: Tensor, view: View, age: int) -> Tensor:

@@ -12,7 +12,6 @@ from fairseq.models.transformer import TransformerDecoderBase, TransformerEncode
 from fairseq.modules import BaseLayer, MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from fairseq.sequence_generator import SequenceGenerator
-from torch import nn
 
 from el_attention.attention import PLAN_CHOICES, Planner
 from el_attention.plugin.architecture import architecture_of
@@ -21,7 +20,6 @@ from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.encoder import ELEncoder
 from el_attention.plugin.generator import convert_generator
 from el_attention.plugin.layer import ELDecoderLayer
-from el_attention.plugin.linear import ELLinear, Mode
 from el_attention.plugin.specialize import specialize
 from el_attention.plugin.task import ELTask
 
@@ -110,15 +108,12 @@ def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None
         return
     specialize(model.decoder, ELDecoder).el_announced = set()
     planner = Planner(plan, architecture_of(model), memory_budget)
-    model.decoder.el_mode = Mode()
     for name, module in model.decoder.named_modules():
         if isinstance(module, MultiheadAttention):
             specialize(module, ELAttention)
             module.el_name, module.el_planner = f"decoder.{name}", planner
             # fairseq never forgets the beam of an earlier generation; the tree knows better.
             module.beam_size = 1
-        elif isinstance(module, ELLinear) or type(module) is nn.Linear:
-            specialize(module, ELLinear).el_mode = model.decoder.el_mode
         elif isinstance(module, TransformerDecoderLayerBase):
             _convert_layer(module, model.decoder.el_announced)
     if getattr(model, "encoder", None) is not None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
+from fairseq.models.transformer import TransformerDecoder, TransformerDecoderBase
 from fairseq.modules import FairseqDropout
-from torch import Tensor
+from torch import Tensor, nn
 
 from el_attention.memory import trim_heap
+from el_attention.ops import linear
+from el_attention.plugin import plain
 from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.attention_step import acts
 from el_attention.plugin.decoding import DecodingState, Prompt, Source
-from el_attention.plugin.encoder import COLUMNS, replicated
-from el_attention.plugin.linear import Mode
+from el_attention.plugin.encoder_out import EncoderOut, SharedEncoderOut
 from el_attention.plugin.parts import sentences_at_once
+from el_attention.plugin.prefill import recorded_states
 from el_attention.plugin.specialize import Specialized
 from el_attention.state import StatePool
 
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-EncoderOut = dict[str, list[Tensor]]
+logger = logging.getLogger(__name__)
+
+FEATURE_METHODS = ("extract_features", "extract_features_scriptable")
+
 Features = tuple[Tensor, dict[str, Any]]
 
 
@@ -34,7 +40,6 @@ class ELDecoder(Specialized, _Base):
     """Opens, advances and reorders the `DecodingState` that its attentions read."""
 
     el_announced: set[str]
-    el_mode: Mode
 
     def begin(self, incremental_state: dict[str, Any], sentences: int, beam: int) -> DecodingState:
         """Starts a generation.
@@ -48,8 +53,29 @@ class ELDecoder(Specialized, _Base):
         state = DecodingState(sentences, beam, device, self.el_announced)
         state.reordering = [m for m in self.modules() if hasattr(m, "reorder_incremental_state")]
         state.attach(incremental_state)
-        self.el_mode.generating = True
         return state
+
+    def shares_states(self, encoder_out: EncoderOut | None = None) -> bool:
+        """Whether a generation that begins now can share states; the log says why not.
+
+        Args:
+            encoder_out: the output of the encoder, if there is one.
+        """
+        device = next(self.parameters()).device.type
+        reason = None
+        if torch.is_autocast_enabled(device):
+            reason = "autocast gives states and weights different dtypes"
+        elif torch.is_grad_enabled():
+            tensors = [*self.parameters(), *(encoder_out or {}).get("encoder_out", ())]
+            if any(tensor.requires_grad for tensor in tensors):
+                reason = "gradients are on, and shared states are written in place"
+        if reason is None:
+            return True
+        line = f"generation: fairseq's own, because {reason}"
+        if line not in self.el_announced:
+            self.el_announced.add(line)
+            logger.info(line)
+        return False
 
     def can_take_prompt(self) -> bool:
         """Whether prompts can be processed in one pass with the same result."""
@@ -95,14 +121,34 @@ class ELDecoder(Specialized, _Base):
         Returns:
             [n, P, C], the features.
         """
-        with self._recorded_states() as recorded:
+        with recorded_states() as recorded:
             features, _ = super().extract_features(words[part], None)
-        for module, states in recorded.items():
-            step = module.step_for(state, states)
-            assert step is not None
-            pool = state.pools.setdefault(module, StatePool())
-            pool.fill(step.payload(states), part, len(words))
+        for module in self.el_attentions():
+            for call, states in enumerate(recorded.pop(module, ())):
+                step = module.step_for(state, states)
+                assert step is not None
+                pool = state.pools.setdefault((module, call), StatePool())
+                pool.fill(step.payload(states), part, len(words))
         return features
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: EncoderOut | None = None,
+        incremental_state: dict[str, Any] | None = None,
+        features_only: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Features:
+        """Computes logits or features; see fairseq's decoder for the arguments."""
+        inputs = prev_output_tokens, encoder_out, incremental_state
+        plain_forwards = TransformerDecoderBase.forward, TransformerDecoder.forward
+        if features_only or incremental_state is None or self._base.forward not in plain_forwards:
+            return super().forward(*inputs, features_only, *args, **kwargs)
+        features, extra = super().forward(*inputs, True, *args, **kwargs)
+        if DecodingState.is_declined(incremental_state):
+            return self.output_layer(features), extra
+        return self.el_project(features), extra
 
     def extract_features(
         self,
@@ -117,11 +163,11 @@ class ELDecoder(Specialized, _Base):
         In a generation `encoder_out` holds one copy per sentence, with an index of beams.  Inside
         the prompt, tokens may be given as one row per sentence instead of one per beam.
         """
-        self.el_mode.generating = incremental_state is not None
-        if incremental_state is None:
+        if incremental_state is None or self._declines(incremental_state, encoder_out):
             return super().extract_features(
-                prev_output_tokens, replicated(encoder_out), None, *args, **kwargs
+                prev_output_tokens, encoder_out, incremental_state, *args, **kwargs
             )
+        state = DecodingState.find(incremental_state)
         source = _source(encoder_out)
         beams, age = len(prev_output_tokens), prev_output_tokens.size(1) - 1
         if source is not None and len(source.columns) != beams:
@@ -129,7 +175,6 @@ class ELDecoder(Specialized, _Base):
                 f"encoder_out: expected a source for each of {beams} beams, "
                 f"got {len(source.columns)}"
             )
-        state = DecodingState.find(incremental_state)
         if state is None:
             beam = _beam(source, beams)
             state = self.begin(incremental_state, beams // beam, beam)
@@ -137,8 +182,13 @@ class ELDecoder(Specialized, _Base):
         def step(tokens: Tensor, active: Tensor | None) -> Features:
             hidden = tokens[:, -1].eq(self.padding_idx)
             state.advance(age, hidden if hidden.any() else None, source, active)
+            given = encoder_out
+            if isinstance(encoder_out, SharedEncoderOut) and self.el_is_plain(
+                "extract_features", "extract_features_scriptable"
+            ):
+                given = encoder_out.shared
             return super(ELDecoder, self).extract_features(
-                tokens, encoder_out, incremental_state, *args, **kwargs
+                tokens, given, incremental_state, *args, **kwargs
             )
 
         if state.prompt is None or not (inside := age < state.prompt.lengths).any():
@@ -175,37 +225,49 @@ class ELDecoder(Specialized, _Base):
             if state.attentions.get(module) is None:  # the others follow the tree
                 module.reorder_incremental_state(incremental_state, new_order)
 
+    def _declines(self, incremental_state: dict[str, Any], encoder_out: EncoderOut | None) -> bool:
+        """Whether a generation is fairseq's own, which is decided at its first step."""
+        undecided = not DecodingState.is_decided(incremental_state)
+        if undecided and not self.shares_states(encoder_out):
+            DecodingState.decline(incremental_state)
+        return DecodingState.is_declined(incremental_state)
+
+    def el_is_plain(self, *methods: str) -> bool:
+        """Whether `methods` are those of fairseq's Transformer decoder."""
+        return all(
+            name not in vars(self)
+            and getattr(self._base, name)
+            in (getattr(TransformerDecoderBase, name), getattr(TransformerDecoder, name))
+            for name in methods
+        )
+
+    def el_project(self, features: Tensor) -> Tensor:
+        """Returns the logits [..., vocab_size] of features [..., C] in a generation."""
+        projection = self.output_projection
+        if (
+            self.adaptive_softmax is None
+            and self.el_is_plain("output_layer")
+            and plain.obstacle(projection, (nn.Linear,)) is None
+        ):
+            return linear(features, projection.weight, projection.bias)
+        logits: Tensor = self.output_layer(features)
+        return logits
+
     def el_attentions(self) -> list[ELAttention]:
         """All attentions that can read shared states."""
         return [module for module in self.modules() if isinstance(module, ELAttention)]
 
-    @contextmanager
-    def _recorded_states(self) -> Iterator[dict[ELAttention, Tensor]]:
-        """Collects the input of every self-attention during a pass: [P, G, width] each."""
-        recorded: dict[ELAttention, Tensor] = {}
-
-        def record(module: ELAttention, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            recorded[module] = kwargs["query"] if "query" in kwargs else args[0]
-
-        handles = [
-            module.register_forward_pre_hook(record, with_kwargs=True)
-            for module in self.el_attentions()
-        ]
-        try:
-            yield recorded
-        finally:
-            for handle in handles:
-                handle.remove()
-
 
 def _source(encoder_out: EncoderOut | None) -> Source | None:
+    if isinstance(encoder_out, SharedEncoderOut):
+        source = _source(encoder_out.shared)
+        return source and replace(source, columns=encoder_out.columns, per_beam=encoder_out)
     if encoder_out is None or not encoder_out["encoder_out"]:
         return None
     states = encoder_out["encoder_out"][0]
     padding = encoder_out["encoder_padding_mask"]
-    columns = encoder_out.get(COLUMNS)
     everyone = torch.arange(states.size(1), device=states.device)
-    return Source(states, padding[0] if padding else None, columns[0] if columns else everyone)
+    return Source(states, padding[0] if padding else None, everyone)
 
 
 def _beam(source: Source | None, rows: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from el_attention.state import BeamTree, Payload, Placement, StatePool, View
 
 if TYPE_CHECKING:
     from el_attention.plugin.attention_step import AttentionStep
+    from el_attention.plugin.encoder_out import SharedEncoderOut
     from el_attention.plugin.layer import LayerStep
 
 logger = logging.getLogger(__name__)
@@ -34,11 +36,13 @@ class Source:
         states: [S, sentences, width], the encoder output.
         padding: bool [sentences, S], true at padding, or None.
         columns: int64 [G * B], the column of each beam.
+        per_beam: gives copies of the encoder output to decoders that read them.
     """
 
     states: Tensor
     padding: Tensor | None
     columns: Tensor
+    per_beam: SharedEncoderOut | None = None
 
 
 @dataclass
@@ -67,14 +71,16 @@ class DecodingState:
 
     Attributes:
         tree: rows and beams.
-        pools: the payload of each attention module.
+        pools: the payload of each call of an attention in a step: the module, and how often it was
+            called before, because layers may share modules.
         attentions: what each attention module has looked up; None where it is fairseq's.
         layers: the same of each decoder layer.
         reordering: the modules that follow the beams.
         source: the encoder output, for models with an encoder.
         prompt: a prompt that was processed in one pass, while it is being consumed.
         age: position of the newest token; -1 before the first.
-        records_weights: whether attention weights are of use; fairseq's layers always ask for them.
+        records_weights: whether anybody reads attention weights; fairseq's layers always ask for
+            them.
     """
 
     def __init__(
@@ -91,7 +97,8 @@ class DecodingState:
         self.tree = BeamTree(sentences, beam, device)
         self._announced = announced
         self._choices: dict[str, Choice] | None = None
-        self.pools: dict[nn.Module, StatePool] = {}
+        self.pools: dict[tuple[nn.Module, int], StatePool] = {}
+        self._calls: Counter[nn.Module] = Counter()
         self.attentions: dict[nn.Module, AttentionStep | None] = {}
         self.layers: dict[nn.Module, LayerStep | None] = {}
         self.reordering: list[Any] = []
@@ -103,6 +110,21 @@ class DecodingState:
         self._placements: list[Placement] = []
         self._source_view = View(None, ())
         self._source_columns: Tensor | None = None
+
+    @staticmethod
+    def decline(incremental_state: dict[str, Any]) -> None:
+        """Notes that this generation shares no states, so that no later step begins to."""
+        incremental_state[KEY] = None
+
+    @staticmethod
+    def is_decided(incremental_state: dict[str, Any]) -> bool:
+        """Whether a generation has a state, or has been noted to share none."""
+        return KEY in incremental_state
+
+    @staticmethod
+    def is_declined(incremental_state: dict[str, Any]) -> bool:
+        """Whether a generation has been noted to share no states."""
+        return KEY in incremental_state and incremental_state[KEY] is None
 
     @staticmethod
     def find(incremental_state: dict[str, Any] | None) -> DecodingState | None:
@@ -161,14 +183,37 @@ class DecodingState:
             active: int64 [G'], the sentences that take the step, or None for all.
         """
         self.age = age
+        self._calls.clear()
         self._view, self._placements = self.tree.append(age, hidden, active)
         self.source = source
         if source is not None:
             self._look_at(source)
 
+    def source_of(self, states: Tensor) -> Tensor:
+        """Returns the source with one column per sentence that `states` stands for.
+
+        Args:
+            states: [S, sentences, width], or a copy per beam of the encoder output.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        assert self.source is not None
+        per_beam, shared = self.source.per_beam, self.source.states
+        if per_beam is not None and per_beam.is_copy("encoder_out", states):
+            return shared
+        if states.size(1) != shared.size(1):
+            raise ValueError(
+                f"encoder output: expected {shared.size(1)} columns, one for each sentence, "
+                f"got {states.size(1)}"
+            )
+        return states
+
     def append(self, module: nn.Module, payload: Payload) -> list[Rows]:
         """Writes this step's rows of `module` ([G * B, ...]) and returns all that are read."""
-        pool = self.pools.setdefault(module, StatePool())
+        call = module, self._calls[module]
+        self._calls[module] += 1
+        pool = self.pools.setdefault(call, StatePool())
         pool.write(payload, self._placements, self.tree.segments)
         return pool.read(self._view)
 
@@ -187,10 +232,10 @@ class DecodingState:
             return
         segments = self.tree.segments
         self.tree, sentences, kept = self.tree.separate(order)
-        for module, pool in self.pools.items():
+        for call, pool in self.pools.items():
             # The pools of a source hold no beams: only its columns, kept elsewhere, change.
-            if pool.blocks and getattr(module, "self_attention", False):
-                self.pools[module] = pool.gather(segments, sentences, kept)
+            if pool.blocks and getattr(call[0], "self_attention", False):
+                self.pools[call] = pool.gather(segments, sentences, kept)
         if self.prompt is not None:
             self.prompt.lengths = self.prompt.lengths[sentences]
             self.prompt.columns = self.prompt.columns[sentences]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from fairseq.modules import FairseqDropout
 from torch import Tensor
 
 from el_attention.plugin.attention_step import acts
+from el_attention.plugin.encoder_out import SENTENCE_AXIS, EncoderOut, SharedEncoderOut
 from el_attention.plugin.parts import rows_of, sentences_at_once
 from el_attention.plugin.specialize import Specialized
 
@@ -17,37 +19,37 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-COLUMNS = "el_attention.columns"  # int64 [beams]: the sentence of each beam
-
 
 class ELEncoder(Specialized, _Base):
     """Follows the beams with an index instead of copies of the encoder output."""
 
-    def forward_torchscript(self, net_input: dict[str, Any]) -> dict[str, list[Tensor]]:
+    def forward_torchscript(self, net_input: dict[str, Any]) -> dict[str, Any]:
         """Encodes the sources of a generation; on a CPU in parts, which need less memory.
 
         Args:
             net_input: of a batch.
 
         Returns:
-            The output of `forward`; without what decoding never reads, if in parts.
+            The output of `forward`.  Embeddings, which only decoders of other kinds read, are
+            computed again when they are read.
         """
         tokens: Tensor = net_input["src_tokens"]
-        size = sentences_at_once(tokens)
-        if len(tokens) <= size or self._draws():
-            whole: dict[str, list[Tensor]] = super().forward_torchscript(net_input)
+        if self._draws() or not self._is_plain():
+            whole: dict[str, Any] = super().forward_torchscript(net_input)
             return whole
-        states, masks = None, []
+        size = max(1, min(len(tokens), sentences_at_once(tokens)))
+        output: dict[str, Any] = {}
         for index in torch.arange(len(tokens)).split(size):
-            part = super().forward_torchscript(rows_of(net_input, index, len(tokens)))
-            (encoded,) = part["encoder_out"]
-            if states is None:
-                states = encoded.new_empty(len(encoded), len(tokens), encoded.size(2))
-            states[:, index] = encoded
-            masks.append(part["encoder_padding_mask"])
-            del part, encoded  # before the next part
-        assert states is not None
-        return self._kept(states, [torch.cat(mask) for mask in zip(*masks, strict=True)])
+            every = len(index) == len(tokens)
+            part = super().forward_torchscript(
+                net_input if every else rows_of(net_input, index, len(tokens))
+            )
+            part["encoder_embedding"] = []
+            for name, tensors in part.items():
+                _put(output, name, tensors, index, len(tokens))
+            del part, tensors  # before the next part
+        output["encoder_embedding"] = _Embeddings(self, tokens)
+        return output
 
     def _draws(self) -> bool:
         """Whether random numbers are drawn, which would be others in parts."""
@@ -55,50 +57,62 @@ class ELEncoder(Specialized, _Base):
             isinstance(module, FairseqDropout) and acts(module) for module in self.modules()
         )
 
-    @staticmethod
-    def _kept(states: Tensor, padding: list[Tensor]) -> dict[str, list[Tensor]]:
-        """An encoder output without what decoding never reads: embeddings, inner states."""
-        return {
-            "encoder_out": [states],
-            "encoder_padding_mask": padding,
-            "encoder_embedding": [],
-            "encoder_states": [],
-            "fc_results": [],
-            "src_tokens": [],
-            "src_lengths": [],
-        }
+    def _is_plain(self) -> bool:
+        """Whether the meaning of everything that the encoder returns is known."""
+        from fairseq.models.transformer import TransformerEncoder, TransformerEncoderBase
 
-    def reorder_encoder_out(
-        self, encoder_out: dict[str, list[Tensor]], new_order: Tensor
-    ) -> dict[str, list[Tensor]]:
+        methods = ("forward", "forward_scriptable", "forward_embedding", "forward_torchscript")
+        return all(
+            name not in vars(self)
+            and getattr(self._base, name)
+            in (getattr(TransformerEncoderBase, name), getattr(TransformerEncoder, name))
+            for name in methods
+        )
+
+    def reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> SharedEncoderOut:
         """Returns `encoder_out` with its index reordered and its states as they are.
-
-        What decoding never reads is dropped.
 
         Args:
             encoder_out: the output of `forward`, or of this method.
             new_order: int64 [beams], the old beam (at first: sentence) of each new one.
         """
-        columns = encoder_out.get(COLUMNS)
-        (states,) = encoder_out["encoder_out"]
-        kept = ELEncoder._kept(states, encoder_out["encoder_padding_mask"])
-        return kept | {COLUMNS: [columns[0][new_order] if columns else new_order]}
+        if isinstance(encoder_out, SharedEncoderOut):
+            return encoder_out.reordered(new_order)
+        return SharedEncoderOut(encoder_out, new_order)
 
-    def _reorder_encoder_out(
-        self, encoder_out: dict[str, list[Tensor]], new_order: Tensor
-    ) -> dict[str, list[Tensor]]:
+    def _reorder_encoder_out(self, encoder_out: EncoderOut, new_order: Tensor) -> SharedEncoderOut:
         # BART puts this in place of reorder_encoder_out when it is told the beam.
         return ELEncoder.reorder_encoder_out(self, encoder_out, new_order)
 
 
-def replicated(encoder_out: dict[str, list[Tensor]] | None) -> dict[str, list[Tensor]] | None:
-    """Returns an encoder output with one copy per beam, as fairseq's own decoders expect."""
-    if encoder_out is None or COLUMNS not in encoder_out:
-        return encoder_out
-    columns = encoder_out[COLUMNS][0]
-    plain = {name: tensors for name, tensors in encoder_out.items() if name != COLUMNS}
-    plain["encoder_out"] = [x.index_select(1, columns) for x in encoder_out["encoder_out"]]
-    plain["encoder_padding_mask"] = [
-        mask.index_select(0, columns) for mask in encoder_out["encoder_padding_mask"]
-    ]
-    return plain
+class _Embeddings(Sequence[Tensor]):
+    """The embeddings of the sources, [sentences, S, C], computed when they are read."""
+
+    def __init__(self, encoder: ELEncoder, tokens: Tensor) -> None:
+        self._encoder = encoder
+        self._tokens = tokens
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        return [self._encoder.forward_embedding(self._tokens)[1]][index]
+
+    def __len__(self) -> int:
+        return 1
+
+
+def _put(
+    output: dict[str, Any], name: str, tensors: Sequence[Tensor], index: Tensor, sentences: int
+) -> None:
+    """Writes the sentences `index` of one part of an encoder output into the whole of it."""
+    if len(index) == sentences or not tensors:
+        output[name] = list(tensors)
+        return
+    axis = SENTENCE_AXIS[name]
+    if name not in output:
+        shapes = [[sentences if i == axis else n for i, n in enumerate(x.shape)] for x in tensors]
+        output[name] = [x.new_empty(s) for x, s in zip(tensors, shapes, strict=True)]
+    for whole, part in zip(output[name], tensors, strict=True):
+        whole.index_copy_(axis, index.to(part.device), part)

@@ -45,7 +45,7 @@ class ELEnsemble(Specialized, _Ensemble):
             incremental_states: of every model, empty.
         """
         decoders = [model.decoder for model in self.models]
-        if not all(isinstance(decoder, ELDecoder) for decoder in decoders):
+        if not all(isinstance(d, ELDecoder) and d.shares_states() for d in decoders):
             return
         for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
             decoder.begin(incremental_state, sentences, self.beam)

@@ -17,7 +17,6 @@ from el_attention.plugin import plain
 from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.attention_step import AttentionStep, acts, shown
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.linear import LINEAR
 from el_attention.plugin.specialize import Specialized, specialized_class
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ else:
     _Base = object
 
 ATTENTION = (MultiheadAttention, specialized_class(ELAttention, MultiheadAttention))
+LINEAR = (nn.Linear,)
 NORM = (nn.LayerNorm,)
 DROPOUT = (FairseqDropout,)
 
@@ -66,7 +66,8 @@ class ELDecoderLayer(Specialized, _Base):
         if state is not None and all(argument is None for argument in given):
             step = self._step_for(state, x)
             if step is not None:
-                need = need_attn or need_head_weights or self.need_attn
+                reads = state.records_weights or self._forward_hooks
+                need = bool(reads and (need_attn or need_head_weights or self.need_attn))
                 return *step(state, x, encoder_out, need, need_head_weights), None
         return super().forward(
             x,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from fairseq import utils
 from fairseq.models import BaseFairseqModel, FairseqDecoder
-from fairseq.models.transformer import TransformerDecoderBase, TransformerModelBase
+from fairseq.models.transformer import TransformerModelBase
 from torch import Tensor, nn
 
 from el_attention.cost import PROMPT_LOGITS
@@ -25,6 +25,9 @@ NORMALIZATIONS = {
     "get_normalized_probs_scriptable": (BaseFairseqModel, FairseqDecoder),
 }
 
+# The methods that, if they are not fairseq's, may read attention weights.
+READERS = ("forward", "extract_features", "extract_features_scriptable", "output_layer")
+
 
 def reason_against(ensemble: ELEnsemble) -> str | None:
     """Returns why `EnsembleScorer` cannot score with these models, or None if it can."""
@@ -32,6 +35,8 @@ def reason_against(ensemble: ELEnsemble) -> str | None:
         decoder = getattr(model, "decoder", None)
         if not isinstance(decoder, ELDecoder):
             return f"a {type(model).__name__} is not converted"
+        if not decoder.shares_states():
+            return f"a {type(model).__name__} shares no states"
         if decoder.adaptive_softmax is not None:
             return f"a {type(model).__name__} has an adaptive softmax"
         if not (_normalizes_plainly(model) and _normalizes_plainly(decoder)):
@@ -63,10 +68,10 @@ class EnsembleScorer:
         self._states: list[dict[str, Any]] = [{} for _ in ensemble.models]
         self._rows = sentences * ensemble.beam
         ensemble.begin(sentences, self._states)
-        for incremental_state in self._states:
+        for model, incremental_state in zip(ensemble.models, self._states, strict=True):
             state = DecodingState.find(incremental_state)
             assert state is not None  # `ensemble.begin` has made it
-            state.records_weights = False
+            state.records_weights = not model.decoder.el_is_plain(*READERS)
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores every word after `tokens`; see `search.Scorer`."""
@@ -96,8 +101,8 @@ class EnsembleScorer:
         for model, incremental_state in zip(self._ensemble.models, self._states, strict=True):
             state, decoder = DecodingState.find(incremental_state), model.decoder
             # Another forward may make something else of the features.
-            plain = type(decoder).forward is TransformerDecoderBase.forward
-            if not plain or "forward" in vars(decoder) or state is None or state.prompt is None:
+            plain = decoder.el_is_plain("forward")
+            if not plain or state is None or state.prompt is None:
                 return None
             prompts.append(state.prompt)
         scores = [
@@ -124,7 +129,7 @@ class EnsembleScorer:
 
     def _score_chunk(self, decoder: ELDecoder, features: Tensor, words: Tensor) -> Tensor:
         """The same for as many words as may have their logits at a time: [n, C] and [n, 1]."""
-        logits = self._tempered(decoder.output_layer(features))
+        logits = self._tempered(decoder.el_project(features))
         return logits.gather(1, words).squeeze(1) - log_sum_exp(logits)
 
     def _tempered(self, logits: Tensor) -> Tensor:

@@ -271,8 +271,8 @@ class _InputSpy(Spy):
         shared = DecodingState.find(incremental_state)
         kept: list[Any] = []
         for attention in self._attentions:
-            if shared is not None and attention in shared.pools:
-                kept.append(shared.pools[attention].blocks)
+            if shared is not None and (attention, 0) in shared.pools:
+                kept.append(shared.pools[attention, 0].blocks)
             else:
                 buffer = attention._get_input_buffer(incremental_state)
                 kept.append([buffer.get("prev_key"), buffer.get("prev_value")])

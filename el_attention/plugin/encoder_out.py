@@ -1,0 +1,71 @@
+"""An encoder output that beams share: one copy per sentence, until somebody reads it per beam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+EncoderOut = Mapping[str, Sequence[Tensor]]
+
+# The parts that fairseq's encoder reorders, and the axis of their tensors that counts sentences.
+SENTENCE_AXIS = {
+    "encoder_out": 1,
+    "encoder_padding_mask": 0,
+    "encoder_embedding": 0,
+    "encoder_states": 1,
+    "src_tokens": 0,
+    "src_lengths": 0,
+}
+
+
+class SharedEncoderOut(MutableMapping[str, Any]):
+    """Reads like fairseq's reordered encoder output, and keeps one copy per sentence.
+
+    A part is copied per beam when it is read, as fairseq's `reorder_encoder_out` would have.
+
+    Attributes:
+        shared: the output of the encoder, one column per sentence.
+        columns: int64 [beams], the sentence of each beam.
+    """
+
+    def __init__(self, shared: EncoderOut, columns: Tensor) -> None:
+        """Takes over an encoder output, without copying it.
+
+        Args:
+            shared: of the encoder's `forward`.
+            columns: int64 [beams], the sentence of each beam.
+        """
+        self.shared = {name: shared[name] for name in SENTENCE_AXIS if name in shared}
+        self.columns = columns
+        self._per_beam: dict[str, Any] = {}
+
+    def reordered(self, order: Tensor) -> SharedEncoderOut:
+        """Returns the output for other beams; `order`, int64 [beams], is the old beam of each."""
+        return SharedEncoderOut(self.shared, self.columns[order])
+
+    def is_copy(self, name: str, tensor: Tensor) -> bool:
+        """Whether `tensor` is a copy per beam that was read of a part."""
+        return any(tensor is copy for copy in self._per_beam.get(name, ()))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._per_beam:
+            axis = SENTENCE_AXIS.get(name, 0)
+            self._per_beam[name] = [x.index_select(axis, self.columns) for x in self.shared[name]]
+        return self._per_beam[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._per_beam[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        self.shared.pop(name, None)
+        self._per_beam.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.shared, **self._per_beam})
+
+    def __len__(self) -> int:
+        return len({**self.shared, **self._per_beam})
