@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from fairseq.models import FairseqIncrementalDecoder
@@ -131,7 +131,17 @@ class ELDecoder(Specialized, _Base):
                 pool.fill(step.payload(states), part, len(words))
         return features
 
-    def forward(
+    def forward(self, *args: Any, **kwargs: Any) -> Features:
+        """Computes logits or features; see fairseq's decoder for the arguments."""
+        if cast(Any, self._base).forward in (
+            TransformerDecoderBase.forward,
+            TransformerDecoder.forward,
+        ):
+            return self._forward(*args, **kwargs)
+        features: Features = super().forward(*args, **kwargs)
+        return features
+
+    def _forward(
         self,
         prev_output_tokens: Tensor,
         encoder_out: EncoderOut | None = None,
@@ -140,10 +150,8 @@ class ELDecoder(Specialized, _Base):
         *args: Any,
         **kwargs: Any,
     ) -> Features:
-        """Computes logits or features; see fairseq's decoder for the arguments."""
         inputs = prev_output_tokens, encoder_out, incremental_state
-        plain_forwards = TransformerDecoderBase.forward, TransformerDecoder.forward
-        if features_only or incremental_state is None or self._base.forward not in plain_forwards:
+        if features_only or incremental_state is None:
             return super().forward(*inputs, features_only, *args, **kwargs)
         features, extra = super().forward(*inputs, True, *args, **kwargs)
         if DecodingState.is_declined(incremental_state):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from el_attention.plugin import scorer
 from el_attention.plugin.decoder import ELDecoder
@@ -22,6 +23,8 @@ else:
     _Ensemble = _Generator = object
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class ELEnsemble(Specialized, _Ensemble):
@@ -111,15 +114,22 @@ class ELGenerator(Specialized, _Generator):
         if isinstance(numbers, Tensor) and bool((numbers >= len(numbers)).any()):
             # It takes the numbers of sentences in the data for positions in the batch.
             sample = {name: value for name, value in sample.items() if name != "id"}
-        self.model.prompt = self._prompt(prefix_tokens, bos_token)
-        try:
-            if reason is None:
-                return self._search(sample["net_input"], prefix_tokens, bos_token)
-            return super()._generate(
-                sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
-            )
-        finally:
-            self.model.prompt = None
+        run = self._run(prefix_tokens, bos_token)
+        if reason is None:
+            return run._search(sample["net_input"], prefix_tokens, bos_token)
+        return super(ELGenerator, run)._generate(
+            sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
+        )
+
+    def _run(self, prefix_tokens: Tensor | None, bos_token: int | None) -> ELGenerator:
+        """Returns a shallow copy that holds what one run changes, for threads share this one."""
+        run = _shallow_copy(self)
+        run.search = copy.copy(self.search)
+        run.repeat_ngram_blocker = copy.copy(self.repeat_ngram_blocker)
+        run.model = _shallow_copy(self.model)
+        run.model.beam = self.beam_size
+        run.model.prompt = self._prompt(prefix_tokens, bos_token)
+        return run
 
     def reason_against(self, sample: dict[str, Any], constraints: Tensor | None) -> str | None:
         """Returns why `beam_search` cannot generate for a batch, or None if it can."""
@@ -207,6 +217,13 @@ class ELGenerator(Specialized, _Generator):
         # Positions beyond the longest hypothesis are never asked for.
         longest = int(leading.sum(1).max()) if len(leading) else 0
         return torch.cat([first, prefix[:, :longest]], 1)[:, : self.max_len]
+
+
+def _shallow_copy(module: M) -> M:
+    """Returns a module with the same attributes and submodules, which can be replaced apart."""
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
 
 
 def convert_generator(generator: _Generator) -> _Generator:
