@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,21 @@ def test_unknown_plans_are_refused():
     with pytest.raises(ValueError, match=r"expanded-query.*'fastest'"):
         el_attention.convert(model, "fastest")
     assert not any(isinstance(module, ELAttention) for module in model.modules())
+
+
+@pytest.mark.parametrize("hubs", ["one hub", "two hubs of one model"])
+def test_threads_that_sample_through_hubs_get_what_each_would_get_alone(
+    workspace: Any, name: str, hubs: str
+) -> None:
+    ours = el_attention.convert(hub(workspace, name))
+    other = copy.copy(ours) if hubs == "two hubs of one model" else ours
+    lines = sentences(name) * 3
+    stock = hub(workspace, name)
+    expected = [stock.translate([line])[0] for line in lines]
+
+    def sample(index: int) -> str:
+        (text,) = (ours, other)[index % 2].translate([lines[index]])
+        return str(text)
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(sample, range(len(lines)))) == expected
