@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import el_attention
 from clidata import run
 from el_attention.memory import is_out_of_memory
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.parts import generate_part
+from el_attention.plugin.parts import PER_SENTENCE, generate_part
 from el_attention.plugin.splitting import SplittingGenerator
 from families import FAMILIES, FEATURES, SYMBOLS, Feature, model_of
 from faults import ERRORS, Memory
@@ -49,7 +48,7 @@ STAGES = {
 ENCODER_STAGES = {"encoder": ("transformer_encoder.py", "forward_scriptable")}
 PROMPT_STAGES = {"prompt": ("decoder.py", "take_prompt")}
 OWN_SEARCH_STAGES = {
-    "own vocabulary": ("transformer_decoder.py", "output_layer"),
+    "own vocabulary": ("decoder.py", "el_project"),
     "own n-gram block": ("ngrams.py", "forward"),
     "own search": ("search.py", "step"),
     "own finished hypotheses": ("sequence_generator.py", "finalize_hypos"),
@@ -242,15 +241,82 @@ def test_errors_that_are_no_want_of_memory() -> None:
     assert not is_out_of_memory(ValueError("can't allocate memory"))
 
 
-def test_tensors_without_sentences_are_not_split() -> None:
-    """Only tensors with a row for each sentence are."""
+class Echo:
+    """Returns of every sentence what a batch holds of it, and whether memory sufficed."""
 
-    class Echo:
-        def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Any:
-            sizes = [sorted(sample), arguments["other"].tolist(), arguments["bos_token"]]
-            return [sizes] * len(sample["net_input"]["src_tokens"])
+    def __init__(self, most: int = 99) -> None:
+        self.most = most
+        self.batches: list[int] = []
 
-    sample = {"id": torch.arange(4), "net_input": {"src_tokens": torch.zeros(4, 7)}}
-    arguments: dict[str, Tensor | int] = {"other": torch.arange(3), "bos_token": 2}
-    result = generate_part(Echo(), None, sample, arguments, [1, 3])
-    assert result == [[["net_input"], [0, 1, 2], 2]] * 2
+    def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Any:
+        tokens = sample["net_input"]["src_tokens"]
+        self.batches.append(len(tokens))
+        if len(tokens) > self.most:
+            raise MemoryError("no more")
+        known = {**sample, **sample["net_input"], **arguments}
+        names = [name for name in PER_SENTENCE if name in known and name != "id"]
+        rest = [str(known[name]) for name in sorted(known) if name in ("other", "bos_token")]
+        return [[*(known[name][i].tolist() for name in names), *rest] for i in range(len(tokens))]
+
+
+UNKNOWN = {
+    "as many numbers as sentences": torch.arange(4),
+    "other numbers": torch.arange(3),
+    "sentences on axis 1": torch.arange(12).view(3, 4),
+    "sentences on axis 0": torch.arange(12).view(4, 3),
+    "a list": [1, 2, 3, 4],
+    "a mapping": {"key": torch.arange(4)},
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+@pytest.mark.parametrize("place", ["sample", "net_input", "arguments"])
+def test_a_batch_that_holds_what_is_not_known_is_not_split(kind, place) -> None:
+    sample: dict[str, Any] = {"net_input": {"src_tokens": torch.arange(16).view(4, 4)}}
+    arguments: dict[str, Any] = {"prefix_tokens": torch.arange(4).view(4, 1), "bos_token": 2}
+    {"sample": sample, "net_input": sample["net_input"], "arguments": arguments}[place]["other"] = (
+        UNKNOWN[kind]
+    )
+    generator = Echo()
+    whole = generator.generate(None, sample, **arguments)
+    assert generate_part(generator, None, sample, arguments, [3, 1]) == [whole[3], whole[1]]
+    assert generator.batches == [4, 4]
+    with pytest.raises(MemoryError, match=r"4 sentences \(.*\), which cannot be split.* other: "):
+        SplittingGenerator(Echo(most=3)).generate(None, sample, **arguments)
+
+
+@pytest.mark.parametrize("lengths", [torch.arange(3), torch.tensor(4), [1, 2, 3, 4]])
+def test_a_known_name_with_other_rows_is_not_split(lengths) -> None:
+    sample = {"net_input": {"src_tokens": torch.zeros(4, 7), "src_lengths": lengths}}
+    with pytest.raises(MemoryError, match="src_lengths: expected a row for each of 4 sentences"):
+        SplittingGenerator(Echo(most=3)).generate(None, sample)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_batches_of_known_names_are_split_by_sentences(seed) -> None:
+    """Also where they are square, so that lengths say nothing about axes."""
+    draw = random.Random(seed)
+    number = draw.randint(2, 5)
+    tensors: dict[str, Any] = {
+        name: torch.arange(number * width).view(number, width) + 100 * place
+        for place, name in enumerate(PER_SENTENCE)
+        for width in [draw.choice([1, number, 7])]
+        if name == "src_tokens" or draw.random() < 0.6
+    }
+    groups: dict[str, dict[str, Any]] = {"sample": {}, "net_input": {}, "arguments": {}}
+    for name, tensor in tensors.items():
+        place = draw.choice([*groups]) if name != "src_tokens" else "net_input"
+        groups[place][name] = tensor
+    sample = {
+        **groups["sample"],
+        "net_input": groups["net_input"],
+        "ntokens": number,
+        "nsentences": torch.tensor(number),
+        "alignments": torch.zeros(number, 2),
+    }
+    arguments = {**groups["arguments"], "bos_token": 2, "constraints": None}
+    arguments = {k: v for k, v in arguments.items() if v is not None}
+    whole = Echo().generate(None, sample, **arguments)
+    echo = Echo(most=draw.randint(1, number - 1))
+    assert SplittingGenerator(echo).generate(None, sample, **arguments) == whole
+    assert len(echo.batches) > 2

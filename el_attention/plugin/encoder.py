@@ -11,7 +11,7 @@ from torch import Tensor
 
 from el_attention.plugin.attention_step import acts
 from el_attention.plugin.encoder_out import SENTENCE_AXIS, EncoderOut, SharedEncoderOut
-from el_attention.plugin.parts import rows_of, sentences_at_once
+from el_attention.plugin.parts import reason_against_parts, rows_of, say_once, sentences_at_once
 from el_attention.plugin.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -38,12 +38,15 @@ class ELEncoder(Specialized, _Base):
             whole: dict[str, Any] = super().forward_torchscript(net_input)
             return whole
         size = max(1, min(len(tokens), sentences_at_once(tokens)))
+        reason = reason_against_parts(net_input, len(tokens))
+        if reason is not None and size < len(tokens):
+            say_once(f"sources are encoded as a whole, not in parts: {reason}")
+        if reason is not None:
+            size = max(1, len(tokens))
         output: dict[str, Any] = {}
         for index in torch.arange(len(tokens)).split(size):
             every = len(index) == len(tokens)
-            part = super().forward_torchscript(
-                net_input if every else rows_of(net_input, index, len(tokens))
-            )
+            part = super().forward_torchscript(net_input if every else rows_of(net_input, index))
             part["encoder_embedding"] = []
             for name, tensors in part.items():
                 _put(output, name, tensors, index, len(tokens))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from el_attention.journal import Journal
-from el_attention.plugin.parts import Generator, Results, generate_part, sentences_of
+from el_attention.plugin.parts import PER_SENTENCE, Generator, Results, generate_part, sentences_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def sentence_keys(
         padded = generator.max_len_a != 0  # the limit of lengths counts padding
     rows: list[dict[str, Any]] = [{} for _ in range(number)]
     for name, value in inputs.items():
-        if not (isinstance(value, Tensor) and value.dim() and len(value) == number):
+        if name not in PER_SENTENCE or not (isinstance(value, Tensor) and len(value) == number):
             batch[name] = value.tolist() if isinstance(value, Tensor) else value
             continue
         for row, line in zip(rows, value.cpu(), strict=True):

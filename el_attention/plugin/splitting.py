@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from el_attention.memory import is_out_of_memory, release
-from el_attention.plugin.parts import Generator, Results, generate_part, sentences_of
+from el_attention.plugin.parts import (
+    Generator,
+    Results,
+    generate_part,
+    reason_against_parts,
+    sentences_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +36,7 @@ class SplittingGenerator:
         """Generates; see fairseq's `SequenceGenerator.generate` for the arguments.
 
         Raises:
-            MemoryError: if a single sentence does not fit.
+            MemoryError: if a single sentence does not fit, or a batch that cannot be split.
         """
         return self._generate(models, sample, arguments, range(sentences_of(sample)))
 
@@ -48,6 +54,12 @@ class SplittingGenerator:
             if len(part) == 1:
                 raise MemoryError(
                     f"out of memory with a single sentence ({size}, beam {beam}): {reason}"
+                ) from error
+            against = reason_against_parts({**sample, **arguments}, sentences_of(sample))
+            if against is not None:
+                raise MemoryError(
+                    f"out of memory with {len(part)} sentences ({size}, beam {beam}), which cannot "
+                    f"be split, because of {against}; {reason}"
                 ) from error
         # Only here: before, the error's traceback held the tensors of the attempt.
         release()
