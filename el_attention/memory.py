@@ -11,7 +11,18 @@ from pathlib import Path
 
 import torch
 
+from el_attention.cgroup import left_by_groups
+
+# What PyTorch's allocator for the CPU, C++, CUDA, cuBLAS and oneDNN (which compiles code for each
+# shape) say in a plain RuntimeError. oneDNN's other errors name more than a primitive or memory.
+# Python raises a SystemError where it has no memory for a MemoryError.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|DefaultCPUAllocator: not enough memory|std::bad_alloc"
+    r"|CUDA (driver )?error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|^could not create a (primitive|memory( object)?)$"
+)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_LIMIT = 2**63  # what PyTorch and the operating system count bytes with
 _SIZE = re.compile(r"([\d.]+)\s*([kmg]i?)?b?", re.IGNORECASE)
 
 
@@ -26,8 +37,11 @@ def bytes_of(text: str) -> int:
         size = float(match[1]) * _UNITS[(match[2] or "").lower()] if match else 0
     except ValueError:
         size = 0
-    if size < 1:
-        raise ValueError(f"memory: expected a size such as 12GiB or 800MB, got {text!r}")
+    if not 1 <= size < _LIMIT:
+        shown = text if len(text) <= 40 else f"{text[:40]}... ({len(text)} characters)"
+        raise ValueError(
+            f"memory: expected a size such as 12GiB or 800MB, below 2**63 bytes, got {shown!r}"
+        )
     return int(size)
 
 
@@ -44,7 +58,7 @@ def free_bytes(device: torch.device) -> int:
     """Returns the bytes that this process can still allocate on `device`.
 
     On a GPU, what the driver and PyTorch's cache have left. On a CPU (Linux), the least of what
-    the machine has available and what the limits of the process and of its control group leave;
+    the machine has available and what the limits of the process and of its control groups leave;
     swap does not count.
 
     Raises:
@@ -79,19 +93,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory does not suffice."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    # PyTorch's allocator for the CPU, C++'s, oneDNN (which compiles code for each shape) and
-    # cuBLAS raise a plain RuntimeError; Python a SystemError, without memory for a MemoryError.
-    phrases = (
-        "can't allocate memory",
-        "not enough memory",
-        "std::bad_alloc",
-        "could not create a ",
-        "CUBLAS_STATUS_ALLOC_FAILED",
-        "error return without exception set",
-    )
-    return isinstance(error, (RuntimeError, SystemError)) and any(
-        phrase in str(error) for phrase in phrases
-    )
+    if isinstance(error, SystemError):
+        return str(error) == "error return without exception set"
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def _left_by_limits() -> Iterator[int]:
@@ -100,19 +104,7 @@ def _left_by_limits() -> Iterator[int]:
         used = _field("/proc/self/status", field)
         if allowed != resource.RLIM_INFINITY and used is not None:
             yield allowed - used
-    # A container sees its control group as the root of all, of version 2 or of version 1.
-    for folder, limit_name, usage_name, cache in (
-        ("", "memory.max", "memory.current", "inactive_file"),
-        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        group = Path("/sys/fs/cgroup", folder)
-        try:
-            allowed, used = (int((group / name).read_text()) for name in (limit_name, usage_name))
-            counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such group, or no limit ("max")
-            continue
-        # Files that were read count as used, but make room.
-        yield allowed - used + int(counts.get(cache, 0))
+    yield from left_by_groups()
 
 
 def _field(path: str, name: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -57,13 +58,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("vocabulary", 50265, "words, for architectures of fairseq"),
     ):
         parser.add_argument(
-            f"--{name}", type=int, default=default, help=f"{meaning}; default: %(default)s"
+            f"--{name}", type=_size, default=default, help=f"{meaning}; default: %(default)s"
         )
     parser.add_argument(
         "--memory-budget",
         metavar="SIZE",
         help="for states and temporaries, such as 12GiB; default: the device's memory less weights",
     )
+
+
+def _size(text: str) -> int:
+    """Reads a number of tokens, sentences and the like.
+
+    Raises:
+        ArgumentTypeError: if it is none from 1 to 2**31 - 1.
+    """
+    shown = text if len(text) <= 40 else f"{text[:40]}... ({len(text)} characters)"
+    if re.fullmatch(r"\d{1,10}", text, re.ASCII) is None or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 1 to {2**31 - 1}, got {shown!r}"
+        )
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> str:

@@ -236,9 +236,38 @@ def tokens(line: str) -> str:
     return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.3f}", line)
 
 
-def test_errors_that_are_no_want_of_memory() -> None:
-    assert not is_out_of_memory(RuntimeError("shape mismatch"))
-    assert not is_out_of_memory(ValueError("can't allocate memory"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        ValueError("can't allocate memory"),
+        RuntimeError("could not create a primitive descriptor for a matmul primitive"),
+        RuntimeError("could not create a descriptor for a dilated convolution"),
+        RuntimeError("could not create a file"),
+        RuntimeError("expected 4 sentences, got 3: not enough memory tokens"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        SystemError("<built-in function f> returned NULL without setting an exception"),
+        SystemError("could not create a primitive"),
+        SystemError("std::bad_alloc"),
+    ],
+)
+def test_errors_that_are_no_want_of_memory(error) -> None:
+    assert not is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(make() for make in ERRORS.values()),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        SystemError("error return without exception set"),
+    ],
+)
+def test_errors_that_are_want_of_memory(error) -> None:
+    assert is_out_of_memory(error)
 
 
 class Echo:

@@ -240,6 +240,13 @@ def test_sizes_that_are_none_are_refused(workspace, text) -> None:
         run("generate", *arguments, f"--el-memory-budget={text}")
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "1" * 5000 + "GiB", "9e9", "inf", "nan", "8388608TiB"])
+def test_sizes_beyond_all_memory_are_refused_in_short(text) -> None:
+    with pytest.raises(ValueError, match="expected a size such as 12GiB") as caught:
+        bytes_of(text)
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("12GiB", 12 * 2**30), ("1.5g", 1_500_000_000), ("800 MB", 800_000_000), ("77", 77)],
@@ -320,6 +327,15 @@ def test_the_command_refuses_what_it_cannot_plan(options, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["plan", *options.split()])
     assert "expected" in capsys.readouterr().err or "lstm" in options
+
+
+@pytest.mark.parametrize("name", ["source", "beam", "tokens", "batch", "vocabulary"])
+@pytest.mark.parametrize("value", ["-7", "0", "1.5", "inf", "x", str(2**31), "9" * 5000])
+def test_the_command_refuses_numbers_that_are_no_sizes(name, value, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["plan", f"--{name}={value}"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--{name}: expected a whole number from 1 to" in line and f"got '{value[:9]}" in line
 
 
 def test_convert_takes_a_budget() -> None:
