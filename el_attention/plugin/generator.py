@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from fairseq.ngram_repeat_block import NGramRepeatBlock
 from torch import Tensor, nn
 
 from el_attention.plugin import scorer
@@ -130,6 +131,13 @@ class ELGenerator(Specialized, _Generator):
         run.model.beam = self.beam_size
         run.model.prompt = self._prompt(prefix_tokens, bos_token)
         return run
+
+    def restore(self) -> None:
+        """Makes this a generator of its original class again, with fairseq's block of n-grams."""
+        blocker: Any = self.repeat_ngram_blocker
+        if isinstance(blocker, NGramBlock):
+            self.repeat_ngram_blocker = NGramRepeatBlock(blocker.size)
+        super().restore()
 
     def reason_against(self, sample: dict[str, Any], constraints: Tensor | None) -> str | None:
         """Returns why `beam_search` cannot generate for a batch, or None if it can."""

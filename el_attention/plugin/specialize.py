@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -16,6 +17,20 @@ class Specialized:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _blank, (self._mixin, self._base), self.__dict__
+
+    def __prepare_scriptable__(self) -> Any:
+        """Returns what `torch.jit.script` compiles: a copy that is fairseq's own again."""
+        twin: Any = copy.deepcopy(self)
+        for module in twin.modules():
+            if isinstance(module, Specialized):
+                module.restore()
+        return twin
+
+    def restore(self) -> None:
+        """Makes this object one of its original class again, without what a mixin added."""
+        for name in [name for name in vars(self) if name.startswith("el_")]:
+            delattr(self, name)
+        self.__class__ = self._base
 
 
 @cache
