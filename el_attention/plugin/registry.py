@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from fairseq import models, tasks
+from fairseq import checkpoint_utils, file_utils, models, tasks
 
 from el_attention.plugin.architecture import is_served
 from el_attention.plugin.convert import convert
+from el_attention.plugin.literals import require_literals
 from el_attention.plugin.options import config_with_options, with_options
 from el_attention.plugin.specialize import Specialized, specialized_class
 from el_attention.plugin.task import ELTask
@@ -31,9 +33,41 @@ class ELModel(Specialized):
     """A model that is converted as soon as it is built."""
 
     @classmethod
-    def build_model(cls, *args: Any, **kwargs: Any) -> Any:
-        """Builds the model as the original class does, then converts it."""
-        return convert(super().build_model(*args, **kwargs))  # type: ignore[misc]
+    def build_model(cls, args: Any, *more: Any, **kwargs: Any) -> Any:
+        """Builds the model as the original class does, then converts it.
+
+        Raises:
+            ValueError: if an option that fairseq evaluates is no literal.
+        """
+        require_literals(args)
+        return convert(super().build_model(args, *more, **kwargs))  # type: ignore[misc]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: str = "model.pt",
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Loads a hub interface as the original class does, then converts it.
+
+        Checkpoints name their own task and model, which may be stock ones: they are checked first.
+
+        Raises:
+            ValueError: if an option that fairseq evaluates is no literal.
+        """
+        archive = cls.hub_models().get(model_name_or_path, model_name_or_path)  # type: ignore[attr-defined]
+        files = checkpoint_file
+        if isinstance(archive, dict):
+            files, archive = archive.get("checkpoint_file", files), archive["path"]
+        folder = file_utils.load_archive_file(archive)
+        for file in files.split(os.pathsep):
+            state = checkpoint_utils.load_checkpoint_to_cpu(os.path.join(folder, file))
+            require_literals([state.get("args"), state.get("cfg")])
+        return convert(
+            super().from_pretrained(model_name_or_path, checkpoint_file, *args, **kwargs)  # type: ignore[misc]
+        )
 
 
 def register_models() -> None:

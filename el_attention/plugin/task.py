@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from el_attention.journal import Journal
 from el_attention.memory import bytes_of
+from el_attention.plugin.literals import forget_paths, require_literals
 from el_attention.plugin.options import option_of
 from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
@@ -51,15 +52,41 @@ class ELTask(Specialized, _Base):
             return self.cfg
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> ELTask:
+        """Sets up the task as the original does.
+
+        Raises:
+            ValueError: if an option that fairseq evaluates is no literal.
+        """
+        require_literals(cfg)
+        return super().setup_task(cfg, **kwargs)
+
+    def build_criterion(self, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        """Builds the criterion as the original task does.
+
+        Raises:
+            ValueError: if an option that fairseq evaluates is no literal.
+        """
+        require_literals(cfg)
+        return super().build_criterion(cfg, *args, **kwargs)
+
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         """Builds the model as the original task does, then converts it.
 
         fairseq looks for `from_checkpoint` in the signature: with it, options that a checkpoint of
-        another version holds and this one lacks are dropped.
+        another version holds and this one lacks are dropped.  Files of embeddings are not read: the
+        weights of a checkpoint replace them.
+
+        Raises:
+            ValueError: if an option that fairseq evaluates is no literal.
         """
         from el_attention.plugin.batching import ELInferenceModel
         from el_attention.plugin.convert import convert
 
+        require_literals(cfg)
+        if from_checkpoint:
+            forget_paths(cfg)
         model = super().build_model(cfg, from_checkpoint)
         if option_of(self, "batch_by_memory"):
             specialize(model, ELInferenceModel)
