@@ -2,7 +2,9 @@
 //
 // Notation: G sentences, B beams, H heads, K key heads (1 or H), W key width, V value width, U
 // rows. The rows lie in pieces [R, C, K, W]; sentence g reads column columns[g] of each piece, and
-// rows that no beam of the sentence sees are never read.
+// rows that no beam of the sentence sees are never read. On the CPU, a row that a beam does not see
+// counts as not there for that beam, whatever it holds; on CUDA such a row must be finite where
+// another beam sees it.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -11,21 +13,37 @@
 namespace el_attention {
 namespace {
 
-// The operators serve inference. Where gradients are asked for, say so instead of losing them.
+// The operators serve inference. Where derivatives are asked for, in reverse or in forward mode,
+// say so instead of losing them.
 void refuse_gradients(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                       torch::jit::Stack* stack) {
-  const auto needs_gradient = [](const at::Tensor& tensor) { return tensor.requires_grad(); };
-  if (at::GradMode::is_enabled()) {
-    for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size())) {
-      bool found = value.isTensor() && needs_gradient(value.toTensor());
-      if (value.isTensorList()) {
-        for (const at::Tensor& tensor : value.toTensorVector()) found |= needs_gradient(tensor);
-      }
-      TORCH_CHECK(!found, op.schema().name(), ": expected inputs that need no gradient, got one ",
-                  "that does; it is an inference operator, call it under torch.no_grad()");
+  const bool reverse = at::GradMode::is_enabled();
+  const auto check = [&](const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
+    TORCH_CHECK(!(reverse && tensor.requires_grad()), op.schema().name(),
+                ": expected inputs that need no gradient, got one that does; it is an inference ",
+                "operator, call it under torch.no_grad()");
+    TORCH_CHECK(!tensor._fw_grad(/*level=*/0).defined(), op.schema().name(),
+                ": expected inputs without a tangent, got one with a tangent; it is an inference ",
+                "operator and has no forward-mode derivative");
+  };
+  for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size())) {
+    if (value.isTensor()) check(value.toTensor());
+    if (value.isTensorList()) {
+      for (const at::Tensor& tensor : value.toTensorVector()) check(tensor);
     }
   }
   op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+}
+
+// Tells autograd that the first argument is overwritten: whoever has saved it for a backward pass
+// gets an error instead of a wrong gradient.
+void raise_version(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                   torch::jit::Stack* stack) {
+  const at::Tensor overwritten =
+      torch::jit::peek(*stack, 0, op.schema().arguments().size()).toTensor();
+  op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+  overwritten.unsafeGetTensorImpl()->bump_version();
 }
 
 }  // namespace
@@ -83,6 +101,10 @@ TORCH_LIBRARY_IMPL(el_attention, Autograd, m) {
        {"attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates", "linear"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_gradients>());
   }
+}
+
+TORCH_LIBRARY_IMPL(el_attention, ADInplaceOrView, m) {
+  m.impl("block_ngrams_", torch::CppFunction::makeFromBoxedFunction<&raise_version>());
 }
 
 }  // namespace el_attention

@@ -4,7 +4,10 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <limits>
+#include <memory>
 #include <tuple>
+#include <vector>
 
 #include "../checks.h"
 #include "dispatch.h"
@@ -114,8 +117,10 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
   const Call call(sizes, query, keys, values, columns, visible);
   const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/false);
+  std::unique_ptr<bool[]> finite(new bool[sizes.groups]);
   const auto combine = [&](int64_t group, void* partials) {
-    kernels.combine(call.params, layout, group, partials, context.data_ptr(), lse.data_ptr());
+    finite[group] =
+        kernels.combine(call.params, layout, group, partials, context.data_ptr(), lse.data_ptr());
   };
   const bool whole = layout.ranges == 1;
   const Parts partials(whole ? 0 : sizes.groups * layout.ranges, layout.partial, options);
@@ -126,12 +131,29 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
                              memory.scratch[0]);
               if (whole) combine(group, partial);
             });
-  if (whole) return {context, lse};
-  at::parallel_for(0, sizes.groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
-      combine(group, partials[group * layout.ranges]);
+  if (!whole) {
+    at::parallel_for(0, sizes.groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t group = begin; group < end; ++group) {
+        combine(group, partials[group * layout.ranges]);
+      }
+    });
+  }
+  if (call.params.visible_beam == 0) return {context, lse};  // a row is seen by all or by none
+  // 0 x NaN is not 0. This is rare, so that beams share what they read unless it happens.
+  for (int64_t group = 0; group < sizes.groups; ++group) {
+    if (finite[group]) continue;
+    const at::Tensor poisoned = at::isnan(context[group]).flatten(1).any(1);
+    for (int64_t beam = 0; beam < sizes.beam; ++beam) {
+      if (!poisoned[beam].item<bool>()) continue;
+      const auto of_beam = [&](const at::Tensor& tensor) {
+        return tensor.narrow(0, group, 1).narrow(1, beam, 1);
+      };
+      std::vector<at::Tensor> column;
+      for (const at::Tensor& all : call.columns) column.push_back(all.narrow(0, group, 1));
+      const auto alone = attend(of_beam(call.query), keys, values, column, of_beam(call.visible));
+      of_beam(context).copy_(std::get<0>(alone));
     }
-  });
+  }
   return {context, lse};
 }
 

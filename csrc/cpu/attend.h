@@ -50,8 +50,8 @@ struct AttendKernels {
   void (*attend)(const AttendParams&, const Layout&, int64_t group, int64_t range,
                  const void* packed, void* partial, void* scratch);
   // context [G, B, H, V] and lse [G, B, H] of one sentence, from `partials` of all its ranges,
-  // which it overwrites.
-  void (*combine)(const AttendParams&, const Layout&, int64_t group, void* partials, void* context,
+  // which it overwrites. Returns whether the context is finite.
+  bool (*combine)(const AttendParams&, const Layout&, int64_t group, void* partials, void* context,
                   void* lse);
   // weights [G, B, H, U] of one range; those of rows that nobody sees are left as they are.
   void (*weights)(const AttendParams&, const Layout&, int64_t group, int64_t range,

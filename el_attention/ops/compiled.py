@@ -9,9 +9,10 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from el_attention.ops import extension
-from el_attention.ops.reference import Attended, Rows
+from el_attention.ops.reference import Attended, Rows, check_devices
 
 if extension.obstacle is None:
     from el_attention.ops import fakes  # noqa: F401
@@ -23,13 +24,19 @@ FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = None) -> str | None:
-    """Tells whether the compiled operators can take the arguments of `attend`.
+def can_run(
+    states: Tensor,
+    rows: Sequence[Rows] = (),
+    keep: Tensor | None = None,
+    others: Sequence[Tensor] = (),
+) -> str | None:
+    """Tells whether the compiled operators can take the arguments of one of them.
 
     Args:
         states: the query, or any tensor of its device and dtype.
         rows: pieces of the row axis.
         keep: dropout factors.
+        others: the other tensors of which there might be a derivative.
 
     Returns:
         Why not, or None if they can.
@@ -50,11 +57,19 @@ def can_run(states: Tensor, rows: Sequence[Rows] = (), keep: Tensor | None = Non
         return "the compiled ones do not drop weights"
     if len(rows) > MAX_PIECES:
         return f"the compiled ones take {MAX_PIECES} pieces of rows, not {len(rows)}"
-    if torch.is_grad_enabled():
-        tensors = [states, *(tensor for piece in rows for tensor in (piece.keys, piece.values))]
-        if any(tensor.requires_grad for tensor in tensors):
-            return "the compiled ones have no gradient"
+    pieces = (tensor for piece in rows for tensor in (piece.keys, piece.values))
+    if _needs_derivative(states, *pieces, *others):
+        return "the compiled ones have no gradient"
     return None
+
+
+def _needs_derivative(*tensors: Tensor) -> bool:
+    """Tells whether a tensor asks for a gradient, or carries the tangent of forward mode."""
+    reverse = torch.is_grad_enabled()
+    return any(
+        (reverse and tensor.requires_grad) or forward_ad.unpack_dual(tensor).tangent is not None
+        for tensor in tensors
+    )
 
 
 @cache
@@ -67,7 +82,7 @@ def _instruction_set() -> str:
     return importlib.import_module("el_attention._C").build_information()["instruction_set"]
 
 
-def can_run_linear(x: Tensor, weight: Tensor) -> bool:
+def can_run_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Tells whether the compiled `linear` can take the arguments, and is faster than torch's."""
     return (
         extension.obstacle is None
@@ -76,7 +91,7 @@ def can_run_linear(x: Tensor, weight: Tensor) -> bool:
         and x.dtype in DTYPES
         and x.dtype == weight.dtype
         and x.numel() <= FEW_ROWS * x.size(-1)
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and not _needs_derivative(x, weight, *(() if bias is None else (bias,)))
     )
 
 
@@ -96,7 +111,12 @@ def attend(
     sinks: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
-    """Attends to rows where `can_run` has no reason against it; see `reference.attend`."""
+    """Attends to rows where `can_run` has no reason against it; see `reference.attend`.
+
+    Unlike there, on CUDA a row that some beams of a sentence see and others do not must be finite,
+    or all of them get NaN: to look for NaN would make every call wait for the GPU.
+    """
+    check_devices({"query": query, "sinks": sinks})
     keys, columns = [p.keys for p in rows], [p.columns for p in rows]
     same = all(piece.values is piece.keys for piece in rows)
     values = keys if same else [piece.values for piece in rows]

@@ -32,7 +32,7 @@ def attend(
         need_weights: whether weights are to be returned.
 
     Raises:
-        ValueError: if the shapes do not fit together (the reference).
+        ValueError: if the shapes or devices do not fit together (the reference).
         RuntimeError: if they do not (the compiled operators).
     """
     if compiled.can_run(query, rows, keep) is None:
@@ -55,8 +55,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Raises:
         RuntimeError: if shapes or dtypes do not fit.
+        ValueError: if not all tensors are on one device.
     """
-    if compiled.can_run_linear(x, weight):
+    reference.check_devices({"x": x, "weight": weight, "bias": bias})
+    if compiled.can_run_linear(x, weight, bias):
         return compiled.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -92,6 +94,7 @@ def top_candidates(
         ValueError: if the arguments do not fit together (the reference).
         RuntimeError: if they do not (the compiled operator).
     """
-    if compiled.can_run(logits) is None and k <= compiled.MAX_CANDIDATES:
+    reason = compiled.can_run(logits, others=(lse, scores))
+    if reason is None and k <= compiled.MAX_CANDIDATES:
         return torch.ops.el_attention.top_candidates(logits, lse, scores, beam, k)
     return reference.top_candidates(logits, lse, scores, beam, k)

@@ -7,7 +7,7 @@ value, U rows.  Equations are those of Yan et al., "EL-Attention", ICML 2021, se
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,36 @@ def softmax_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def check_devices(
+    tensors: Mapping[str, Tensor | None], error: type[Exception] = ValueError
+) -> None:
+    """Refuses tensors that are not all on one device.
+
+    torch does not: with one tensor on the meta device, which has no values, it may leave an
+    operation out.
+
+    Args:
+        tensors: by name, the first of them on the device that is expected.
+        error: what to raise.
+
+    Raises:
+        error: naming the first tensor that is elsewhere.
+    """
+    expected = None
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if expected is None:
+            first, expected = name, tensor.device
+        elif tensor.device != expected:
+            raise error(f"{name}: expected device {expected}, that of {first}, got {tensor.device}")
+
+
+def numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Names the tensors of a list."""
+    return {f"{name}[{i}]": tensor for i, tensor in enumerate(tensors)}
+
+
 def expand(query: Tensor, key_weight: Tensor) -> Tensor:
     """Moves the key projection to the query: e_i = q_i Wk_i^T.
 
@@ -61,8 +91,9 @@ def expand(query: Tensor, key_weight: Tensor) -> Tensor:
         [..., H, W], the expanded query.
 
     Raises:
-        ValueError: if `key_weight` does not have H * head_dim rows.
+        ValueError: if `key_weight` does not have H * head_dim rows, or is on another device.
     """
+    check_devices({"query": query, "key_weight": key_weight})
     return torch.einsum("...hk,hkw->...hw", query, _by_head(key_weight, query, "key_weight"))
 
 
@@ -81,8 +112,17 @@ def contract(
         [..., H, head_dim].
 
     Raises:
-        ValueError: if `value_weight` cannot be divided among the heads.
+        ValueError: if `value_weight` cannot be divided among the heads, or a tensor is on another
+            device than the context.
     """
+    check_devices(
+        {
+            "context": context,
+            "value_weight": value_weight,
+            "value_bias": value_bias,
+            "mass": mass,
+        }
+    )
     heads = context.size(-2)
     if value_weight.size(0) % heads:
         raise ValueError(
@@ -110,7 +150,8 @@ def attend(
 
     p = softmax over visible rows and sinks of (query . key); context = sum over rows of p x keep x
     value.  Rows that a beam does not see have weight 0 exactly; a beam that sees nothing gets
-    weights and context 0.  Rows that no beam of the sentence sees may hold anything, NaN included.
+    weights and context 0.  For each beam, a row that it does not see counts as not there, and may
+    hold anything, NaN included.
 
     Args:
         query: [G, B, H, W].
@@ -124,8 +165,19 @@ def attend(
         context, weights, sink weights and mass; see `Attended`.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: if the shapes do not fit together, or not all tensors are on one device.
     """
+    check_devices(
+        {
+            "query": query,
+            **numbered("keys", [piece.keys for piece in rows]),
+            **numbered("values", [piece.values for piece in rows]),
+            **numbered("columns", [piece.columns for piece in rows]),
+            "visible": visible,
+            "sinks": sinks,
+            "keep": keep,
+        }
+    )
     groups, beam = query.shape[:2]
     lengths = [piece.keys.size(0) for piece in rows]
     total = sum(lengths)
@@ -159,9 +211,13 @@ def attend(
     context = _context(parts, values, runs)
     if visible is not None and not bool(context.isfinite().all()):
         # 0 x NaN is not 0.  This is rare, so that rows are not copied unless it happens.
-        seen = visible.any(1).split(lengths, -1)
-        values = [_blanked(p, mask) for p, mask in zip(rows, seen, strict=True)]
-        context = _context(parts, values, [[Run(0, 0, groups)]] * len(rows))
+        contexts = []
+        for b, seen in enumerate(visible.unbind(1)):
+            masks = seen.split(lengths, -1)
+            values = [_blanked(p, mask) for p, mask in zip(rows, masks, strict=True)]
+            beams = [part[:, :, b : b + 1] if visible.size(1) > 1 else part for part in parts]
+            contexts.append(_context(beams, values, [[Run(0, 0, groups)]] * len(rows)))
+        context = _joined(contexts, 2)
     return Attended(
         _by_beam(context),
         _by_beam(weights) if need_weights else None,
@@ -181,7 +237,11 @@ def block_ngrams_(
         size: tokens of an n-gram, at least 1.
         length: number of tokens that are there, the first included.
         forced: bool [N], rows in which nothing is forbidden, or None.
+
+    Raises:
+        ValueError: if not all tensors are on one device.
     """
+    check_devices({"lprobs": lprobs, "tokens": tokens, "forced": forced})
     history = tokens[:, 1:length]
     if history.size(1) < size:
         return
@@ -227,8 +287,10 @@ def top_candidates(
         each of them is.  Of equal candidates the lower comes first.
 
     Raises:
-        ValueError: if `logits` cannot be divided into sentences, or has fewer than k candidates.
+        ValueError: if `logits` cannot be divided into sentences, or has fewer than k candidates, or
+            not all tensors are on one device.
     """
+    check_devices({"logits": logits, "lse": lse, "scores": scores})
     if beam < 1 or logits.size(0) % beam:
         raise ValueError(f"beam: expected a divisor of {logits.size(0)} rows, got {beam}")
     if not 1 <= k <= beam * logits.size(1):

@@ -62,13 +62,14 @@ void attend(const AttendParams& params, const Layout& layout, int64_t group, int
 }
 
 template <typename T>
-void combine(const AttendParams& params, const Layout& layout, int64_t group, void* partials,
+bool combine(const AttendParams& params, const Layout& layout, int64_t group, void* partials,
              void* context_out, void* lse_out) {
   using A = Accumulate<T>;
   const Sizes& sizes = params.sizes;
   const auto part = [&](int64_t range) {
     return Partial<A>(params, layout, static_cast<A*>(partials) + range * layout.partial);
   };
+  Vec<T> zeros(A(0));  // the sum of 0 x context
   for (int64_t k = 0; k < sizes.key_heads; ++k) {
     for (int64_t m = 0; m < queries_per_key_head(sizes); ++m) {
       const int64_t query = k * layout.query_stride + m, out = query_index(sizes, group, k, m);
@@ -92,10 +93,13 @@ void combine(const AttendParams& params, const Layout& layout, int64_t group, vo
           const A* from = part(r).context + query * layout.value_stride + v;
           mean = at::vec::fmadd(Vec<T>::loadu(from), Vec<T>(part(r).maximum[query]), mean);
         }
-        store(mean / Vec<T>(divisor), context + v, sizes.value_width - v);
+        mean = mean / Vec<T>(divisor);
+        zeros = at::vec::fmadd(mean, Vec<T>(A(0)), zeros);
+        store(mean, context + v, sizes.value_width - v);
       }
     }
   }
+  return sum(zeros) == 0;
 }
 
 template <typename T>
