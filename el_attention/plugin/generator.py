@@ -97,6 +97,7 @@ class ELGenerator(Specialized, _Generator):
     """
 
     el_announced: set[str]
+    repeat_ngram_blocker: Any
 
     def _generate(
         self,
