@@ -13,12 +13,19 @@ def obstacle(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | Non
         kinds: classes that compute the same; the first is the one to name.
     """
     if type(module) not in kinds:
-        return f"is a {type(module).__name__}, expected a {kinds[0].__name__}"
+        got, expected = type(module), kinds[0]
+        if got.__name__ == expected.__name__:
+            return f"is a {_qualified(got)}, expected a {_qualified(expected)}"
+        return f"is a {got.__name__}, expected a {expected.__name__}"
     if "forward" in vars(module):
         return "has a forward of its own"
     if _has_hooks(module):
         return "has hooks that may change its result"
     return None
+
+
+def _qualified(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _has_hooks(module: nn.Module) -> bool:
