@@ -13,7 +13,16 @@ from fairseq.token_generation_constraints import pack_constraints
 from torch import Tensor
 
 import el_attention
-from tiny import Hypotheses, batch, build, dictionary, generator_of, noise_for, prompts
+from tiny import (
+    Hypotheses,
+    batch,
+    build,
+    dictionary,
+    generator_of,
+    noise_for,
+    prompts,
+    with_own_limits,
+)
 
 PRE_NORM = {"encoder_normalize_before": True, "decoder_normalize_before": True}
 
@@ -175,7 +184,9 @@ def generate(
 ) -> Hypotheses:
     """Generates from copies of `models`: with stock fairseq, or converted to a plan."""
     generator = generator_of(models, SYMBOLS, feature.generation_options(), **feature.extra())
-    if plan is not None:
+    if plan is None:
+        with_own_limits(generator)
+    else:
         el_attention.convert(generator, plan)
     torch.manual_seed(seed)
     return generator.generate(None, feature.sample(), **feature.generation_arguments(family))

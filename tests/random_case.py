@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from fairseq.models import BaseFairseqModel
 from fairseq.token_generation_constraints import pack_constraints
+from torch import Tensor, nn
 
 import el_attention
 from tiny import (
@@ -26,6 +27,7 @@ from tiny import (
     dictionary,
     generator_of,
     prompts,
+    with_own_limits,
 )
 
 ARCHITECTURES = ("transformer", "bart_base", "mbart_base", "transformer_lm_gpt2_tiny")
@@ -40,6 +42,28 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "unordered constraints": {"constraints": "unordered"},
     "source length": {"match_source_len": True},
 }
+
+
+class Repeats(nn.Module):
+    """Blocks n-grams word by word, but not in rows that have ended or would have no word left."""
+
+    def __init__(self, size: int, eos: int) -> None:
+        super().__init__()
+        self.size, self.eos = size, eos
+
+    def forward(self, tokens: Tensor, lprobs: Tensor, _: int, __: int, step: int) -> Tensor:
+        for row, scores in enumerate(lprobs):
+            history = tokens[row, 1 : step + 1].tolist()
+            ngrams = [tuple(history[i : i + self.size]) for i in range(len(history))]
+            possible = scores.gt(-torch.inf).nonzero().flatten().tolist()
+            left = [
+                word
+                for word in possible
+                if (*history[len(history) - self.size + 1 :], word) not in ngrams
+            ]
+            if self.eos not in history and left:
+                scores[[word for word in possible if word not in left]] = -torch.inf
+        return lprobs
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,8 @@ class Case:
         max_len: longest hypothesis.
         lenpen: length penalty.
         temperature: of the softmax.
+        suppressed: number of words that are forbidden after a prefix.
+        ngrams: length of the n-grams that may not stand twice, or 0.
         unkpen: penalty of the unknown word.
         eos: factor that makes sentences end sooner.
         stock_generator: whether only the models are converted.
@@ -94,6 +120,8 @@ class Case:
     max_len: int = 10
     lenpen: float = 1.0
     temperature: float = 1.0
+    suppressed: int = 0
+    ngrams: int = 0
     unkpen: float = 0.0
     eos: float = 2.0
     stock_generator: bool = False
@@ -162,6 +190,7 @@ class Case:
             "lenpen": self.lenpen,
             "temperature": self.temperature,
             "unkpen": self.unkpen,
+            "no_repeat_ngram_size": self.ngrams,
             **SEARCHES[self.search],
         }
 
@@ -181,7 +210,13 @@ class Case:
         """Generates with stock fairseq and with EL-attention, from one seed."""
         symbols, networks, results = dictionary(self.words), self.networks(), []
         for convert in (False, True):
-            generator = generator_of(networks, symbols, self.options())
+            words = [symbols[symbols.nspecial + i] for i in range(self.suppressed)]
+            extra = {"tokens_to_suppress": words} if words else {}
+            generator = generator_of(networks, symbols, self.options(), **extra)
+            if not convert or self.stock_generator:
+                with_own_limits(generator)
+                if self.ngrams:
+                    generator.repeat_ngram_blocker = Repeats(self.ngrams, symbols.eos())
             if convert and self.stock_generator:
                 for model in generator.model.models:
                     el_attention.convert(model, self.plan)

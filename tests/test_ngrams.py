@@ -53,13 +53,23 @@ def test_exactly_the_repeating_continuations_are_forbidden(size, step, operators
         assert expected.eq(-math.inf).any()
 
 
-def test_forced_tokens_are_never_forbidden() -> None:
-    tokens = torch.tensor([[2, 5, 6, 5, 6], [2, 5, 6, 5, 6]])
-    block = NGramBlock(2)
-    block.forced = torch.tensor([True, False])
-    lprobs = block(tokens, torch.zeros(2, 9), 2, 1, 3)
-    assert lprobs[0].eq(0).all() and lprobs[1, 6] == -math.inf
-    assert block(tokens, torch.zeros(2, 9), 2, 1, 3)[0, 6] == -math.inf  # for one call only
+def test_the_last_token_of_a_row_is_not_forbidden() -> None:
+    """As where a prefix or the longest length forces it."""
+    tokens = torch.tensor([[4, 5, 6, 5, 6]] * 3)
+    lprobs = torch.zeros(3, 9)
+    lprobs[0] = lprobs[1] = -math.inf
+    lprobs[0, 6] = lprobs[1, [3, 6]] = -0.25
+    block = NGramBlock(2, eos=2)
+    expected = lprobs.clone()
+    expected[1:, 6] = -math.inf
+    assert torch.equal(block(tokens, lprobs, 3, 1, 3), expected)
+
+
+def test_a_row_that_has_ended_is_left_alone() -> None:
+    tokens = torch.tensor([[2, 5, 2, 6, 6, 1], [2, 5, 4, 6, 6, 1]])
+    lprobs = NGramBlock(1, eos=2)(tokens, torch.zeros(2, 9), 1, 2, 4)
+    assert lprobs[0].eq(0).all()
+    assert lprobs[1].isinf().nonzero().flatten().tolist() == [4, 5, 6]
 
 
 def options(size: int) -> dict[str, Any]:

@@ -162,12 +162,28 @@ class Case:
             + [symbols.pad()] * (longest - len(row))
             for row in self.prefix
         ]
-        return torch.tensor(rows).view(len(rows), longest)
+        return torch.tensor(rows, dtype=torch.int64).view(len(rows), longest)
 
     def stock(self) -> Hypotheses:
+        """Stock's hypotheses; where prefixes are ragged, of each sentence with its own alone.
+
+        In a batch, stock sets no limits to a sentence before the prefixes of all others are over.
+        """
+        own = tuple(row[: max((i + 1 for i, w in enumerate(row) if w != -2), default=0)]
+                    for row in self.prefix)  # fmt: skip
+        if len({len(row) for row in own}) < 2:
+            return replace(self, prefix=own).stock_batch(self.table())
+        logits, hypotheses = self.table().logits, []
+        for sentence, row in enumerate(own):  # a batch of copies, for the lengths of the sources
+            copies = Table(logits[sentence].expand_as(logits))
+            batch = replace(self, prefix=(row,) * len(own)).stock_batch(copies)
+            hypotheses.append(batch[sentence])
+        return hypotheses
+
+    def stock_batch(self, table: Table) -> Hypotheses:
         symbols = dictionary(self.words)
         generator = SequenceGenerator(
-            [Model(symbols, self.table())], symbols, beam_size=self.beam, **dict(self.options)
+            [Model(symbols, table)], symbols, beam_size=self.beam, **dict(self.options)
         )
         tokens = torch.full((len(self.sources), max(self.sources)), symbols.pad())
         for row, length in zip(tokens, self.sources, strict=True):
@@ -282,6 +298,13 @@ NAMED = {
     "ends at many steps": Case(sources=(2,) * 9, options=(*OPTIONS, ("min_len", 0))),
     "ragged prefix": Case(
         sources=(1, 1, 1, 1), options=OPTIONS, prefix=((1, 2, 3), (4,), (), (5, 6, -1))
+    ),
+    "ragged prefix and limits": Case(
+        sources=(1, 1, 1),
+        options=(*OPTIONS, ("min_len", 5), ("tokens_to_suppress", ("w0", "w3"))),
+        prefix=((0, 1, 2, 3, 4, 5, 6), (3,), (4, 0)),
+        eos=3.0,
+        beam=4,
     ),
     "prefix as long as can be": Case(options=(("max_len_b", 3),), prefix=((1, 2, 3, 4), (5, 6, 7))),
     "hole in a prefix": Case(options=OPTIONS, prefix=((1, -2, 3), (4, 5, 6))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from families import (
     generate,
     model_of,
 )
-from tiny import assert_same, batch, build, generator_of, prompts
+from tiny import assert_same, batch, build, dictionary, generator_of, prompts
 
 # Features of fairseq's own search, and what the logged reason says.
 ORDINARY = {
@@ -188,6 +189,25 @@ def forwards(generator: SequenceGenerator) -> list[tuple[int, ...]]:
     return shapes
 
 
+class Uncharged(SequenceGenerator):
+    """Stock, but for the penalty of unknown words, which it does not take from forced ones."""
+
+    def _prefix_tokens(
+        self, step: int, lprobs: Tensor, scores: Tensor, tokens: Tensor, prefix: Tensor, beam: int
+    ) -> Any:
+        for row in range(len(lprobs)):
+            if prefix[row // beam, step] == self.unk:
+                lprobs[row, self.unk] += self.unk_penalty
+        return super()._prefix_tokens(step, lprobs, scores, tokens, prefix, beam)
+
+
+def uncharged(models: list[BaseFairseqModel], feature: Feature) -> list[Any]:
+    generator = generator_of(models, SYMBOLS, feature.generation_options(), **feature.extra())
+    generator.__class__ = Uncharged
+    torch.manual_seed(0)
+    return generator.generate(None, feature.sample(), **feature.generation_arguments("lm"))
+
+
 @pytest.mark.parametrize("models", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"unkpen": 3.0, "temperature": 1.4}])
 def test_a_prompt_is_projected_in_chunks_and_not_token_by_token(
@@ -201,7 +221,7 @@ def test_a_prompt_is_projected_in_chunks_and_not_token_by_token(
     ours = generator_of(networks, SYMBOLS, feature.generation_options())
     shapes = forwards(el_attention.convert(ours))
     assert_same(
-        generate(networks, "lm", feature),
+        uncharged(networks, feature),
         ours.generate(None, feature.sample(), **feature.generation_arguments("lm")),
     )
     # 9 tokens of each of 3 sentences, 7 at a time; then token by token.
@@ -270,3 +290,77 @@ def test_limits_that_exclude_each_other_are_named() -> None:
     generator = el_attention.convert(generator_of([model_of("bart")], SYMBOLS, options))
     with pytest.raises(ValueError, match="min_len: expected at most max_len, 3, got 5"):
         generator.generate(None, batch(SYMBOLS, [4, 3]))
+
+
+OWN_SEARCHES: dict[str, dict[str, Any]] = {
+    "beam": {},
+    "diverse beams": {"diverse_beam_groups": 2},
+    "diverse siblings": {"diversity_rate": 0.3},
+    "sampling": {"sampling": True, "sampling_topk": 6},
+}
+
+
+@pytest.mark.parametrize("penalty", [3.0, torch.inf])
+@pytest.mark.parametrize("search", OWN_SEARCHES)
+def test_forced_unknown_words_are_not_charged(search, penalty) -> None:
+    prefix = prompts(SYMBOLS, [4, 1, 6])
+    prefix[0, 1] = prefix[1, 0] = prefix[2, 5] = SYMBOLS.unk()
+    options = {**OWN_SEARCHES[search], "unkpen": penalty}
+    feature = Feature(options, {"prefix_tokens": prefix}, lengths=(2, 2, 2))
+    ours = generate([model_of("lm")], "lm", feature, "auto")
+    if penalty == 3.0:
+        assert_same(uncharged([model_of("lm")], feature), ours)
+        return
+    free = replace(feature, options={**options, "unkpen": 0.0})
+    unpenalized = generate([model_of("lm")], "lm", free, "auto")
+    for row, sentence, other in zip(prefix, ours, unpenalized, strict=True):
+        words = row[row.ne(SYMBOLS.pad())]
+        for h in sentence:
+            assert torch.equal(h["tokens"][: len(words)], words)
+            assert SYMBOLS.unk() not in h["tokens"][len(words) :]
+            assert h["score"] > -torch.inf
+            if search == "diverse beams":  # whose penalties are part of the scores
+                continue
+            forced = slice(0, len(words))
+            torch.testing.assert_close(
+                h["positional_scores"][forced], other[0]["positional_scores"][forced]
+            )
+
+
+@pytest.mark.parametrize("search", [*OWN_SEARCHES][:3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sentence_has_its_own_limits_once_its_prefix_is_over(family, search) -> None:
+    prefix = prompts(SYMBOLS, [7, 1, 2], seed=3)
+    extra = {"tokens_to_suppress": [SYMBOLS[word] for word in range(4, 12)]}
+    options = {**OWN_SEARCHES[search], "min_len": 5}
+    ours = generate(
+        [model_of(family)],
+        family,
+        Feature(options, {"prefix_tokens": prefix}, lambda: extra, (5, 5, 5)),
+        "auto",
+    )
+    for sentence, row in enumerate(prefix):
+        feature = Feature(options, lengths=(5, 5, 5))
+        sample = feature.sample()
+        sample["id"] = torch.zeros(1, dtype=torch.int64)
+        sample["net_input"] = {
+            k: v[sentence : sentence + 1] for k, v in sample["net_input"].items()
+        }
+        stock = generator_of([model_of(family)], SYMBOLS, feature.generation_options(), **extra)
+        own = row[row.ne(SYMBOLS.pad())].unsqueeze(0)
+        assert_same(stock.generate(None, sample, prefix_tokens=own), ours[sentence : sentence + 1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("search", OWN_SEARCHES)
+def test_an_ngram_block_leaves_every_row_a_word(search, size) -> None:
+    symbols = dictionary(6)
+    for seed in range(9):
+        networks = [build(("lm", "transformer")[seed % 2], symbols, seed)]
+        options = {"beam": 4, "max_len_b": 9, "no_repeat_ngram_size": size, **OWN_SEARCHES[search]}
+        generator = el_attention.convert(generator_of(networks, symbols, options))
+        prefix = prompts(symbols, [3, 1], seed)
+        torch.manual_seed(seed)
+        hypotheses = generator.generate(None, batch(symbols, [4, 3], seed), prefix_tokens=prefix)
+        for sentence in hypotheses:
+            assert sentence and all(h["score"] > -torch.inf for h in sentence)

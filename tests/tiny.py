@@ -47,6 +47,29 @@ class TinyTask(tasks.FairseqTask):
         return self.symbols
 
 
+class OwnLimits(SequenceGenerator):
+    """Stock, but that a sentence has its limits once its own prefix is over, as if alone."""
+
+    def _prefix_tokens(
+        self, step: int, lprobs: Tensor, scores: Tensor, tokens: Tensor, prefix: Tensor, beam: int
+    ) -> Any:
+        result = super()._prefix_tokens(step, lprobs, scores, tokens, prefix, beam)
+        for row in range(len(lprobs)):
+            if set(prefix[row // beam, step:].tolist()) == {self.pad}:
+                if step < self.min_len:
+                    result[0][row, self.eos] = -torch.inf
+                if self.token_indices_to_suppress is not None:
+                    result[0][row, self.token_indices_to_suppress] = -torch.inf
+        return result
+
+
+def with_own_limits(generator: SequenceGenerator) -> SequenceGenerator:
+    """Makes a stock generator one of `OwnLimits`, if it is of no other class."""
+    if type(generator) is SequenceGenerator:
+        generator.__class__ = OwnLimits
+    return generator
+
+
 def arguments(family: str, **options: Any) -> Namespace:
     """The options of a tiny model of a family (an architecture name works too)."""
     sizes = {
@@ -158,7 +181,9 @@ def generate_both(
     results = []
     for plan_or_none in (None, plan):
         generator = generator_of(networks, symbols, options)
-        if plan_or_none is not None:
+        if plan_or_none is None:
+            with_own_limits(generator)
+        else:
             el_attention.convert(generator, plan_or_none)
         torch.manual_seed(seed)
         results.append(generator.generate(None, copy.deepcopy(sample), **arguments))

@@ -16,6 +16,7 @@ from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.ngrams import NGramBlock
 from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.search import Settings, beam_search
+from el_attention.search.restrictions import forbid_, prefix_is_over
 
 if TYPE_CHECKING:
     from fairseq.sequence_generator import EnsembleModel as _Ensemble
@@ -94,10 +95,12 @@ class ELGenerator(Specialized, _Generator):
 
     Attributes:
         el_announced: the reasons for fairseq's own search that have been logged.
+        el_unk_penalty: what `_prefix_tokens` takes from unknown words that are not forced.
     """
 
     el_announced: set[str]
     repeat_ngram_blocker: Any
+    el_unk_penalty: float = 0.0
 
     def _generate(
         self,
@@ -119,6 +122,12 @@ class ELGenerator(Specialized, _Generator):
         run = self._run(prefix_tokens, bos_token)
         if reason is None:
             return run._search(sample["net_input"], prefix_tokens, bos_token)
+        if prefix_tokens is not None and self.unk_penalty:
+            # Only `_prefix_tokens` can tell forced words, which are not charged, from others: it is
+            # made to see every step.
+            run.el_unk_penalty, run.unk_penalty = self.unk_penalty, 0.0
+            rest = max(0, self._longest(sample["net_input"]) - prefix_tokens.size(1))
+            prefix_tokens = nn.functional.pad(prefix_tokens, (0, rest), value=self.pad)
         return super(ELGenerator, run)._generate(
             sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
         )
@@ -128,6 +137,10 @@ class ELGenerator(Specialized, _Generator):
         run = _shallow_copy(self)
         run.search = copy.copy(self.search)
         run.repeat_ngram_blocker = copy.copy(self.repeat_ngram_blocker)
+        if isinstance(run.repeat_ngram_blocker, NGramBlock):
+            run.repeat_ngram_blocker = NGramBlock(
+                run.repeat_ngram_blocker.size, self.eos, run.search
+            )
         run.model = _shallow_copy(self.model)
         run.model.beam = self.beam_size
         run.model.prompt = self._prompt(prefix_tokens, bos_token)
@@ -161,6 +174,16 @@ class ELGenerator(Specialized, _Generator):
         if "src_tokens" not in sample["net_input"]:
             return "the sources are not tokens"
         return scorer.reason_against(self.model)
+
+    def _longest(self, net_input: dict[str, Any]) -> int:
+        """The most words that fairseq's own search gives a hypothesis before its eos."""
+        names = ("src_tokens", "source", "features")
+        source = next(net_input[name] for name in names if name in net_input)
+        if not self.match_source_len:
+            longest = int(self.max_len_a * source.size(1) + self.max_len_b)
+            return min(longest, self.max_len - 1)
+        lengths = net_input.get("src_lengths")
+        return source.size(1) if lengths is None else int(lengths.max())
 
     def _search(
         self, net_input: dict[str, Tensor], prefix: Tensor | None, bos_token: int | None
@@ -208,10 +231,20 @@ class ELGenerator(Specialized, _Generator):
         prefix_tokens: Tensor,
         beam_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.repeat_ngram_blocker is not None:
-            forced = prefix_tokens[:, step].ne(self.pad)
-            self.repeat_ngram_blocker.forced = forced.repeat_interleave(beam_size)
-        return super()._prefix_tokens(step, lprobs, scores, tokens, prefix_tokens, beam_size)
+        if self.el_unk_penalty:
+            free = prefix_tokens[:, step].eq(self.pad).repeat_interleave(beam_size)
+            unk = lprobs[:, self.unk]
+            lprobs[:, self.unk] = torch.where(free, unk - self.el_unk_penalty, unk)
+        lprobs, tokens, scores = super()._prefix_tokens(
+            step, lprobs, scores, tokens, prefix_tokens, beam_size
+        )
+        # fairseq sets these limits only once all prefixes are over.
+        free = prefix_is_over(prefix_tokens, step, self.pad).repeat_interleave(beam_size)
+        if step < self.min_len:
+            forbid_(lprobs, self.eos, free)
+        if self.token_indices_to_suppress is not None:
+            forbid_(lprobs, self.token_indices_to_suppress, free)
+        return lprobs, tokens, scores
 
     def _prompt(self, prefix_tokens: Tensor | None, bos_token: int | None) -> Tensor | None:
         """Returns the tokens that every beam is known to take as input, right-padded."""
@@ -254,5 +287,5 @@ def convert_generator(generator: _Generator) -> _Generator:
     ensemble.keep_attention = isinstance(generator, SequenceGeneratorWithAlignment)
     if generator.repeat_ngram_blocker is not None:
         size = generator.repeat_ngram_blocker.no_repeat_ngram_size
-        generator.repeat_ngram_blocker = NGramBlock(size)
+        generator.repeat_ngram_blocker = NGramBlock(size, generator.eos)
     return generator

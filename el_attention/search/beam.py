@@ -13,8 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from el_attention.ops import block_ngrams_, top_candidates
+from el_attention.ops import top_candidates
 from el_attention.search.hypotheses import Hypothesis, ranked
+from el_attention.search.restrictions import forbid_, forbid_repeats_, prefix_is_over
 from el_attention.search.settings import Scorer, Settings
 
 
@@ -97,8 +98,6 @@ class _Search:
         lprobs = self._scorer.score_prefix(words) if length else None
         if lprobs is None:
             return
-        if settings.unk_penalty:
-            lprobs = torch.where(words.eq(settings.unk), lprobs - settings.unk_penalty, lprobs)
         lprobs = lprobs.masked_fill(lprobs.isnan(), -math.inf)
         total, sums = torch.zeros_like(lprobs[:, 0]), []
         for column in lprobs.unbind(1):  # rounded as in a search word by word
@@ -138,26 +137,43 @@ class _Search:
     def _restricted(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         """Applies the settings and the prefix to `logits`, in place where it can."""
         settings, age = self._settings, self._tokens.size(1) - 1
+        inside = self._prefix is not None and age < self._prefix.size(1)
         if settings.unk_penalty:
             logits = logits.to(lse.dtype)  # half precision would round the penalty
-            logits[:, settings.unk] -= settings.unk_penalty
+            unk = logits[:, settings.unk]
+            charged = unk - settings.unk_penalty
+            if inside:  # forced words are not charged
+                charged = torch.where(self._prefix_words(age).ne(settings.pad), unk, charged)
+            logits[:, settings.unk] = charged
         logits[:, settings.pad] = -math.inf
-        forced = None
         if age == settings.max_len:
             self._force(logits, torch.full_like(self._tokens[:, 0], settings.eos))
-        elif self._prefix is not None and age < self._prefix.size(1):
-            logits, lse = self._one_end(self._prefix[:, age].eq(settings.eos), logits, lse)
-            words = self._per_beam(self._prefix[:, age])
-            self._force(logits, words)
-            forced = words.ne(settings.pad)
         else:
-            if age < settings.min_len:
-                logits[:, settings.eos] = -math.inf
-            if settings.suppressed is not None:
-                logits[:, settings.suppressed] = -math.inf
+            if inside:
+                assert self._prefix is not None
+                logits, lse = self._one_end(self._prefix[:, age].eq(settings.eos), logits, lse)
+                self._force(logits, self._prefix_words(age))
+            self._limit(logits, age)
         if settings.no_repeat_ngram_size:
-            block_ngrams_(logits, self._tokens, settings.no_repeat_ngram_size, age + 1, forced)
+            forbid_repeats_(
+                logits, self._tokens, settings.no_repeat_ngram_size, age + 1, settings.eos
+            )
         return logits, lse
+
+    def _prefix_words(self, age: int) -> Tensor:
+        """The word that a prefix forces on every beam, int64 [N]; padding where any may follow."""
+        assert self._prefix is not None
+        return self._per_beam(self._prefix[:, age])
+
+    def _limit(self, logits: Tensor, age: int) -> None:
+        """Forbids an early eos and suppressed words in beams whose own prefix is over."""
+        settings, free = self._settings, None
+        if self._prefix is not None and age < self._prefix.size(1):
+            free = self._per_beam(prefix_is_over(self._prefix, age, settings.pad))
+        if age < settings.min_len:
+            forbid_(logits, settings.eos, free)
+        if settings.suppressed is not None:
+            forbid_(logits, settings.suppressed, free)
 
     def _force(self, logits: Tensor, words: Tensor) -> None:
         """Forbids all but `words`, int64 [N]; nothing where that is padding."""

@@ -18,10 +18,11 @@ class Settings:
         unk: the unknown word.
         eos: the word that ends a hypothesis.
         max_len: most words of a hypothesis before its eos.
-        min_len: fewest words before the eos; does not hold while any prefix lasts.
+        min_len: fewest words before the eos; holds once the prefix of a sentence is over.
         length_penalty: a score is the sum of log-probabilities / (number of words) ** this; 0 for
             the sum itself.
-        unk_penalty: what is taken from the log-probability of the unknown word.
+        unk_penalty: what is taken from the log-probability of the unknown word, but where a prefix
+            forces it.
         suppressed: int64 [n], words never chosen, but by a prefix; or None.
         no_repeat_ngram_size: n-grams of this length stand in a hypothesis once; 0 for no limit.
     """
