@@ -77,20 +77,27 @@ def generate_part(
         say_once(f"a batch is generated as a whole where a part would do: {reason}")
         results = generator.generate(models, sample, **arguments)
         return [results[sentence] for sentence in part]
-    if hasattr(getattr(generator, "search", None), "prefix_allowed_tokens_fn"):
-        # The user's function is told each sentence's number in the whole batch.
-        sample = {"id": torch.arange(number), **sample}
-    else:
-        # Diverse search takes numbers for positions in the batch, which they are without any.
-        sample = {name: value for name, value in sample.items() if name != "id"}
     chosen = list(part)
     if getattr(generator, "match_source_len", False):
         # There the longest source bounds the hypotheses of the whole batch: it comes along.
         longest = int(sample["net_input"]["src_lengths"].argmax())
         chosen += [longest] if longest not in part else []
     index = torch.tensor(chosen, device=sample["net_input"]["src_tokens"].device)
-    results = generator.generate(models, rows_of(sample, index), **rows_of(arguments, index))
+    results = generator.generate(
+        models, select(generator, sample, index), **rows_of(arguments, index)
+    )
     return results[: len(part)]
+
+
+def select(generator: Generator, sample: dict[str, Any], index: Tensor) -> dict[str, Any]:
+    """Selects sentences, int64 [n], for a generator, from a sample that can be split."""
+    if hasattr(getattr(generator, "search", None), "prefix_allowed_tokens_fn"):
+        # The user's function is told each sentence's number in the whole batch.
+        sample = {"id": torch.arange(sentences_of(sample)), **sample}
+    else:
+        # Diverse search takes numbers for positions in the batch, which they are without any.
+        sample = {name: value for name, value in sample.items() if name != "id"}
+    return rows_of(sample, index)
 
 
 def sentences_at_once(tokens: Tensor) -> int:

@@ -10,6 +10,7 @@ from el_attention.journal import Journal
 from el_attention.memory import bytes_of
 from el_attention.plugin.literals import forget_paths, require_literals
 from el_attention.plugin.options import option_of
+from el_attention.plugin.own_limits import OwnLimitsGenerator
 from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
 from el_attention.plugin.specialize import Specialized, specialize
@@ -135,6 +136,8 @@ class ELTask(Specialized, _Base):
             OSError: if the journal cannot be written.
             ValueError: if the journal is of another run.
         """
+        if option_of(self, "batch_by_memory"):
+            generator = OwnLimitsGenerator(generator)
         generator = SplittingGenerator(generator)
         if option_of(self, "journal"):
             generator = RecordingGenerator(generator, self._open_journal(models))
