@@ -88,7 +88,7 @@ def _stack(layers: nn.Module, kind: type[nn.Module]) -> Stack:
     return Stack(
         len(found),
         first.embed_dim,
-        first.fc1.weight.size(0),
+        first.fc1.out_features,
         first.self_attn.num_heads,
         _inner(first.activation_fn),
     )
