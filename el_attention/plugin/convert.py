@@ -20,6 +20,7 @@ from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.encoder import ELEncoder
 from el_attention.plugin.generator import convert_generator
 from el_attention.plugin.layer import ELDecoderLayer
+from el_attention.plugin.plain import original
 from el_attention.plugin.specialize import specialize
 from el_attention.plugin.task import ELTask
 
@@ -38,8 +39,8 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
     one warning says why.
 
     Args:
-        target: a fairseq model; the result of `from_pretrained`; or a `SequenceGenerator`, whose
-            models are converted too.
+        target: a fairseq model, also one that `torch.compile` has wrapped; the result of
+            `from_pretrained`; or a `SequenceGenerator`, whose models are converted too.
         plan: "auto", "expanded-query" or "shared-projection".
         memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
 
@@ -59,10 +60,10 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
             _convert_model(model, plan, memory_budget)
     elif isinstance(target, SequenceGenerator):
         for model in target.model.models:
-            _convert_model(model, plan, memory_budget)
+            _convert_model(original(model), plan, memory_budget)
         convert_generator(target)
-    elif isinstance(target, BaseFairseqModel):
-        _convert_model(target, plan, memory_budget)
+    elif isinstance(original(target), BaseFairseqModel):
+        _convert_model(original(target), plan, memory_budget)
     else:
         raise TypeError(
             "convert: expected a fairseq model, a hub interface or a SequenceGenerator, "

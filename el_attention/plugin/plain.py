@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 
@@ -26,6 +28,11 @@ def obstacle(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | Non
 
 def _qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def original(module: Any) -> Any:
+    """Returns the module that `torch.compile` has wrapped, or `module` itself."""
+    return getattr(module, "_orig_mod", module)
 
 
 def _has_hooks(module: nn.Module) -> bool:

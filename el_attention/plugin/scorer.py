@@ -15,6 +15,7 @@ from el_attention.cost import PROMPT_LOGITS
 from el_attention.ops import log_sum_exp
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
+from el_attention.plugin.plain import original
 
 if TYPE_CHECKING:
     from el_attention.plugin.generator import ELEnsemble
@@ -39,7 +40,7 @@ def reason_against(ensemble: ELEnsemble) -> str | None:
             return f"a {type(model).__name__} shares no states"
         if decoder.adaptive_softmax is not None:
             return f"a {type(model).__name__} has an adaptive softmax"
-        if not (_normalizes_plainly(model) and _normalizes_plainly(decoder)):
+        if not (_normalizes_plainly(original(model)) and _normalizes_plainly(decoder)):
             return f"a {type(model).__name__} normalizes probabilities in its own way"
     return None
 
