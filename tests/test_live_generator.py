@@ -1,0 +1,67 @@
+"""Converted generators under autocast, after changes of their values, and as copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+
+import el_attention
+from families import LENGTHS, SYMBOLS, WITH_ENCODER, model_of
+from tiny import assert_same, batch, generator_of, prompts
+
+
+def generators(family: str, **options: object) -> tuple[SequenceGenerator, SequenceGenerator]:
+    """A stock generator and a converted one, over models of the same weights."""
+    stock = generator_of([model_of(family)], SYMBOLS, {"beam": 3, "max_len_b": 7, **options})
+    return stock, el_attention.convert(copy.deepcopy(stock))
+
+
+def answer(generator: SequenceGenerator, family: str) -> list[list[dict[str, torch.Tensor]]]:
+    sample = batch(SYMBOLS, LENGTHS)
+    prefix = None if family in WITH_ENCODER else prompts(SYMBOLS, [3] * len(LENGTHS))
+    return generator.generate([], sample, prefix_tokens=prefix)
+
+
+@pytest.mark.parametrize("family", ["lm"])
+def test_autocast_gives_what_stock_gives(family):
+    stock, ours = generators(family)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(answer(stock, family), answer(ours, family))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beam_size": 2},
+        {"beam_size": 6},
+        {"max_len_a": 0.5, "max_len_b": 3},
+        {"min_len": 4},
+        {"len_penalty": 0.2},
+        {"unk_penalty": 3.0},
+        {"temperature": 1.7},
+        {"normalize_scores": False},
+        {"match_source_len": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["lm"])
+def test_values_changed_on_a_converted_generator_count(family, change):
+    stock, ours = generators(family)
+    answer(ours, family)
+    for generator in (stock, ours):
+        for name, value in change.items():
+            setattr(generator, name, value)
+    assert_same(answer(stock, family), answer(ours, family))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("family", ["lm"])
+def test_converted_generators_survive_copies(family, again):
+    stock, ours = generators(family)
+    twin = again(ours)
+    assert type(twin) is type(ours)
+    assert_same(answer(stock, family), answer(twin, family))
