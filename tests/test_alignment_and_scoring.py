@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq.models import BaseFairseqModel
+from fairseq.utils import extract_hard_alignment, extract_soft_alignment
 from torch import Tensor
 
 import el_attention
@@ -28,12 +29,14 @@ from families import (
 )
 from tiny import PLANS, Hypotheses, TinyTask, assert_same, batch, build, generator_of, prompts
 
-FULL_CONTEXT = {"alignment_layer": 1, "alignment_heads": 2, "full_context_alignment": True}
-
 
 @cache
-def align_model(full_context: bool) -> BaseFairseqModel:
-    options = {**FULL_CONTEXT, "full_context_alignment": full_context}
+def align_model(full_context: bool, layer: int = 1, heads: int = 2) -> BaseFairseqModel:
+    options = {
+        "alignment_layer": layer,
+        "alignment_heads": heads,
+        "full_context_alignment": full_context,
+    }
     return enliven(build("transformer_align", SYMBOLS, seed=1, **options), 1)
 
 
@@ -84,12 +87,40 @@ def test_alignments_of_an_ensemble_are_equal(plan) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("full_context", [True, False])
-def test_alignments_of_an_alignment_model_are_equal(full_context, plan) -> None:
-    feature, models = aligned(DEFAULT, "hard"), [align_model(full_context)]
+def test_alignments_of_an_alignment_model_are_equal(plan) -> None:
+    feature, models = aligned(DEFAULT, "hard"), [align_model(True)]
     assert_same_alignments(
         generate(models, "transformer", feature), generate(models, "transformer", feature, plan)
     )
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("heads", [1, 3, 4])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_alignments_are_those_of_the_layer_and_the_heads_of_the_model(
+    layer, heads, kind, plan
+) -> None:
+    # Stock fairseq takes all heads of the last layer while it generates.
+    model = align_model(False, layer, heads)
+    feature = aligned(DEFAULT, kind)
+    ours = generate([model], "transformer", feature, plan)
+    assert_same(generate([model], "transformer", feature), ours)
+    extract = {"hard": extract_hard_alignment, "soft": extract_soft_alignment}[kind]
+    pad, eos = SYMBOLS.pad(), SYMBOLS.eos()
+    net_input = DEFAULT.sample()["net_input"]
+    for source, length, sentence in zip(*net_input.values(), ours, strict=True):
+        for hypothesis in sentence:
+            words = hypothesis["tokens"]
+            inputs = torch.cat([torch.tensor([eos]), words[:-1]])
+            with torch.no_grad():
+                _, extra = model(source[None], length[None], inputs[None])
+            expected = extra["attn"][0][0]
+            torch.testing.assert_close(hypothesis["attention"], expected.T, rtol=1e-5, atol=1e-6)
+            alignment = extract(expected, source, words, pad, eos)
+            torch.testing.assert_close(
+                as_numbers(hypothesis["alignment"]), as_numbers(alignment), rtol=0, atol=2e-6
+            )
 
 
 def test_attention_is_recorded_only_for_alignments() -> None:

@@ -19,6 +19,7 @@ from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.encoder import ELEncoder
 from el_attention.plugin.generator import convert_generator
+from el_attention.plugin.hub import ELHub
 from el_attention.plugin.layer import ELDecoderLayer
 from el_attention.plugin.plain import original
 from el_attention.plugin.specialize import specialize
@@ -56,6 +57,7 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
     if isinstance(target, GeneratorHubInterface):
         task = specialize(target.task, ELTask)
         task.el_plan, task.el_memory_budget = plan, memory_budget
+        specialize(target, ELHub)
         for model in target.models:
             _convert_model(model, plan, memory_budget)
     elif isinstance(target, SequenceGenerator):
@@ -109,6 +111,9 @@ def _convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None
         return
     specialize(model.decoder, ELDecoder).el_announced = set()
     planner = Planner(plan, architecture_of(model), memory_budget)
+    if not getattr(model, "full_context_alignment", False):  # else fairseq aligns afterwards
+        for name in ("alignment_layer", "alignment_heads"):
+            setattr(model.decoder, f"el_{name}", getattr(model, name, None))
     for name, module in model.decoder.named_modules():
         if isinstance(module, MultiheadAttention):
             specialize(module, ELAttention)

@@ -37,8 +37,15 @@ Features = tuple[Tensor, dict[str, Any]]
 
 
 class ELDecoder(Specialized, _Base):
-    """Opens, advances and reorders the `DecodingState` that its attentions read."""
+    """Opens, advances and reorders the `DecodingState` that its attentions read.
 
+    Attributes:
+        el_alignment_layer: whose attention a generation records; None for the last.
+        el_alignment_heads: how many of its heads are averaged; None for all.
+    """
+
+    el_alignment_layer: int | None = None
+    el_alignment_heads: int | None = None
     el_announced: set[str]
 
     def begin(self, incremental_state: dict[str, Any], sentences: int, beam: int) -> DecodingState:
@@ -176,6 +183,10 @@ class ELDecoder(Specialized, _Base):
                 prev_output_tokens, encoder_out, incremental_state, *args, **kwargs
             )
         state = DecodingState.find(incremental_state)
+        for name in ("alignment_layer", "alignment_heads"):
+            # fairseq's generators ask for none, where a model has been trained for some.
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(self, f"el_{name}")
         source = _source(encoder_out)
         beams, age = len(prev_output_tokens), prev_output_tokens.size(1) - 1
         if source is not None and len(source.columns) != beams:

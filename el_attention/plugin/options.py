@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum
+from omegaconf import DictConfig, OmegaConf
 
 from el_attention.attention import PLAN_CHOICES
 
@@ -62,6 +63,18 @@ def option_of(task: object, name: str) -> Any:
     (option,) = (option for option in OPTIONS if option.name == name)
     value = getattr(configuration, name, None)
     return option.default if value is None else value
+
+
+def changed_options(options: Any, **values: Any) -> argparse.Namespace:
+    """Returns a copy of fairseq's generation options with other values.
+
+    Args:
+        options: a configuration of omegaconf, or a namespace.
+        values: of any type, functions included, by name.
+    """
+    is_config = isinstance(options, DictConfig)
+    old: Any = OmegaConf.to_container(options) if is_config else vars(options)
+    return argparse.Namespace(**{**old, **values})
 
 
 def with_options(add_args: Callable[[argparse.ArgumentParser], None]) -> Any:

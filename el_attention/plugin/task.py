@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from el_attention.journal import Journal
 from el_attention.memory import bytes_of
+from el_attention.plugin.hub import of_batch
 from el_attention.plugin.literals import forget_paths, require_literals
-from el_attention.plugin.options import option_of
+from el_attention.plugin.options import changed_options, option_of
 from el_attention.plugin.own_limits import OwnLimitsGenerator
 from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
@@ -98,11 +100,25 @@ class ELTask(Specialized, _Base):
         """Builds the generator as the original task does, then converts it.
 
         What is no sequence generator (a scorer of references) stays as it is.
+
+        Raises:
+            ValueError: if there are no such alignments.
         """
         from fairseq.sequence_generator import SequenceGenerator
 
         from el_attention.plugin.convert import convert
 
+        alignment = getattr(args, "print_alignment", None)
+        if alignment is True:  # of a hub's user; fairseq then builds a generator that fails
+            args = changed_options(args, print_alignment="hard")
+        elif alignment and alignment not in ("hard", "soft"):
+            raise ValueError(f"print_alignment: expected 'hard' or 'soft', got {alignment!r}")
+        takes = inspect.signature(super().build_generator).parameters
+        if "prefix_allowed_tokens_fn" in kwargs and "prefix_allowed_tokens_fn" not in takes:
+            # fairseq's hub hands it to every task, but some find it among the options only.
+            allowed = kwargs.pop("prefix_allowed_tokens_fn")
+            if allowed is not None:
+                args = changed_options(args, prefix_allowed_tokens_fn=allowed)
         self.el_generation = args, dict(kwargs.get("extra_gen_cls_kwargs") or {})
         self._close_journal()
         generator = super().build_generator(models, args, *more, **kwargs)
@@ -141,6 +157,7 @@ class ELTask(Specialized, _Base):
         generator = SplittingGenerator(generator)
         if option_of(self, "journal"):
             generator = RecordingGenerator(generator, self._open_journal(models))
+        kwargs = of_batch(sample, kwargs)
         return super().inference_step(generator, models, sample, *args, **kwargs)
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
