@@ -16,7 +16,7 @@ from el_attention.plugin.parts import Results
 from el_attention.plugin.specialize import Specialized
 
 if TYPE_CHECKING:
-    _Base = GeneratorHubInterface
+    from fairseq.hub_utils import GeneratorHubInterface as _Base
 else:
     _Base = object
 
@@ -94,7 +94,7 @@ class ELHub(Specialized, _Base):
             ValueError: if they have no row for each sentence, or soft alignments are to be logged.
         """
         single = isinstance(tokenized_sentences, Tensor) and tokenized_sentences.dim() == 1
-        if single:
+        if isinstance(tokenized_sentences, Tensor) and single:
             tokenized_sentences = [tokenized_sentences]
         if verbose and kwargs.get("print_alignment") == "soft":
             raise ValueError("verbose: expected hard alignments to log, got print_alignment='soft'")
