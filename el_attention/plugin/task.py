@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from el_attention.journal import Journal
 from el_attention.memory import bytes_of
 from el_attention.plugin.hub import of_batch
+from el_attention.plugin.interactive import ELInteractive, LinesDataset
 from el_attention.plugin.literals import forget_paths, require_literals
 from el_attention.plugin.options import changed_options, option_of
 from el_attention.plugin.own_limits import OwnLimitsGenerator
@@ -25,7 +27,7 @@ else:
     _Base = object
 
 
-class ELTask(Specialized, _Base):
+class ELTask(ELInteractive, Specialized, _Base):
     """A task whose models generate with EL-attention; checkpoints of its original serve it."""
 
     el_plan: str | None = None
@@ -136,7 +138,9 @@ class ELTask(Specialized, _Base):
 
         if option_of(self, "batch_by_memory"):
             sizes = BatchSizes(self.el_models, self.plan, self.memory_budget)
-            dataset = DatasetByMemory(dataset, sizes)
+            by_memory = partial(DatasetByMemory, sizes=sizes)
+            is_lines = isinstance(dataset, LinesDataset)
+            dataset = dataset.around(by_memory) if is_lines else by_memory(dataset)
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def inference_step(
