@@ -30,7 +30,7 @@ from el_attention.cost import (
     system_of,
     usable,
 )
-from el_attention.memory import bytes_of, free_bytes, in_units
+from el_attention.robust.memory import bytes_of, free_bytes, in_units
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 SHORT_NAMES = {device.name.split(" ")[0].lower(): device for device in DEVICES.values()}

@@ -11,11 +11,11 @@ import el_attention
 from allocated import Allocated
 from clidata import SINGLE_SENTENCES, run
 from el_attention.cost import CPU, SELF, SOURCE, Workload, memory_of, system_of
-from el_attention.memory import bytes_of
 from el_attention.plugin.architecture import architecture_of
 from el_attention.plugin.batching import DatasetByMemory
 from el_attention.plugin.parts import sentences_of
 from el_attention.plugin.task import ELTask
+from el_attention.robust.memory import bytes_of
 from test_command_line import assert_same_lines, by_sentence
 from tiny import PLANS, batch, build, dictionary, generator_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from el_attention.cgroup import left_by_groups
+from el_attention.robust.cgroup import left_by_groups
 
 NAMES = {
     2: ("memory.max", "memory.current", "inactive_file"),

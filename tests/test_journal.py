@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from clidata import SINGLE_SENTENCES, Workspace, run
-from el_attention.journal import Journal
 from el_attention.plugin.recording import from_json, to_json, weights_digest
+from el_attention.robust.journal import Journal
 from tiny import build, dictionary
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")

@@ -15,10 +15,10 @@ import torch
 
 import el_attention
 from clidata import run
-from el_attention.memory import is_out_of_memory
 from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.parts import PER_SENTENCE, generate_part
 from el_attention.plugin.splitting import SplittingGenerator
+from el_attention.robust.memory import is_out_of_memory
 from families import FAMILIES, FEATURES, SYMBOLS, Feature, model_of
 from faults import ERRORS, Memory
 from tiny import PLANS, Hypotheses, assert_same, generator_of

@@ -37,8 +37,8 @@ from el_attention.cost import (
     ranges,
     system_of,
 )
-from el_attention.memory import bytes_of, free_bytes, in_units
 from el_attention.plugin.architecture import architecture_named, architecture_of
+from el_attention.robust.memory import bytes_of, free_bytes, in_units
 from families import FAMILIES, generate, model_of
 from tiny import assert_same, build, dictionary
 
@@ -262,7 +262,7 @@ def test_free_memory_is_no_more_than_the_machine_has() -> None:
 
 def test_free_memory_heeds_the_limits_of_the_process() -> None:
     code = (
-        "import resource, torch; from el_attention.memory import free_bytes, _field\n"
+        "import resource, torch; from el_attention.robust.memory import free_bytes, _field\n"
         "used = _field('/proc/self/status', 'VmSize')\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n"
         "print(free_bytes(torch.device('cpu')))"

@@ -9,7 +9,7 @@ import torch
 from el_attention.attention.plans import PLANS, ExpandedQuery, Plan, SharedProjection
 from el_attention.attention.rates import rates_of
 from el_attention.cost import SELF, SOURCE, Architecture, Candidate, Workload, best, candidates
-from el_attention.memory import free_bytes, in_units
+from el_attention.robust.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
 

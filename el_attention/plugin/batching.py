@@ -21,10 +21,10 @@ from el_attention.cost import (
     largest_batch_in,
     system_of,
 )
-from el_attention.memory import free_bytes, in_units
 from el_attention.plugin.architecture import architecture_of
 from el_attention.plugin.convert import reason_against
 from el_attention.plugin.specialize import Specialized
+from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from fairseq.models.transformer import TransformerDecoder, TransformerDecoderBas
 from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
-from el_attention.memory import trim_heap
 from el_attention.ops import linear
 from el_attention.plugin import plain
 from el_attention.plugin.attention import ELAttention
@@ -22,6 +21,7 @@ from el_attention.plugin.encoder_out import EncoderOut, SharedEncoderOut
 from el_attention.plugin.parts import sentences_at_once
 from el_attention.plugin.prefill import recorded_states
 from el_attention.plugin.specialize import Specialized
+from el_attention.robust.memory import trim_heap
 from el_attention.state import StatePool
 
 if TYPE_CHECKING:

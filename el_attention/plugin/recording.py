@@ -13,8 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from el_attention.journal import Journal
 from el_attention.plugin.parts import PER_SENTENCE, Generator, Results, generate_part, sentences_of
+from el_attention.robust.journal import Journal
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from el_attention.memory import is_out_of_memory, release
 from el_attention.plugin.parts import (
     Generator,
     Results,
@@ -14,6 +13,7 @@ from el_attention.plugin.parts import (
     reason_against_parts,
     sentences_of,
 )
+from el_attention.robust.memory import is_out_of_memory, release
 
 logger = logging.getLogger(__name__)
 

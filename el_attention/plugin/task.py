@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from el_attention.journal import Journal
-from el_attention.memory import bytes_of
 from el_attention.plugin.hub import of_batch
 from el_attention.plugin.interactive import ELInteractive, LinesDataset
 from el_attention.plugin.literals import forget_paths, require_literals
@@ -19,6 +17,8 @@ from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
 from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.plugin.splitting import SplittingGenerator
+from el_attention.robust.journal import Journal
+from el_attention.robust.memory import bytes_of
 
 if TYPE_CHECKING:
     from fairseq.models import BaseFairseqModel

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from el_attention.memory import is_out_of_memory, release
+from el_attention.robust.memory import is_out_of_memory, release
 
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
 

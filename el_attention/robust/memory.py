@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from el_attention.cgroup import left_by_groups
+from el_attention.robust.cgroup import left_by_groups
 
 # What PyTorch's allocator for the CPU, C++, CUDA, cuBLAS and oneDNN (which compiles code for each
 # shape) say in a plain RuntimeError. oneDNN's other errors name more than a primitive or memory.
