@@ -29,12 +29,17 @@ check-build: env ## the wheel in an environment of its own; the machine code of 
 	scripts/check_wheel.sh
 	$(BIN)/python scripts/check_ptx.py --check
 
-lint: env ## ruff, mypy, clang-format
+lint: env ## ruff, mypy, clang-format; the workflow, the issue forms and the citation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs -r $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms \
+	  .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 demo: env ## train, generate with stock and EL-attention, compare
 	$(DEMO)

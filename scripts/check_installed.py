@@ -77,6 +77,7 @@ def main() -> None:
     print(*(finding.text for finding in doctor.collect() if finding.topic == "extension"))
     folder = Path(el_attention.__path__[0])
     assert folder.is_relative_to(Path(sys.prefix).resolve()), f"{folder} is not an installed one"
+    assert (folder / "py.typed").exists(), "no py.typed: type checkers would ignore the hints"
     assert extension.obstacle is None, extension.obstacle
     run_on_cpu()
     built = importlib.import_module("el_attention._C").build_information()
