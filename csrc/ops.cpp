@@ -2,9 +2,8 @@
 //
 // Notation: G sentences, B beams, H heads, K key heads (1 or H), W key width, V value width, U
 // rows. The rows lie in pieces [R, C, K, W]; sentence g reads column columns[g] of each piece, and
-// rows that no beam of the sentence sees are never read. On the CPU, a row that a beam does not see
-// counts as not there for that beam, whatever it holds; on CUDA such a row must be finite where
-// another beam sees it.
+// rows that no beam of the sentence sees are never read. A row that a beam does not see counts as
+// not there for that beam, whatever it holds.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>

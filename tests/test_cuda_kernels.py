@@ -359,6 +359,71 @@ def test_nan_that_a_beam_sees_is_not_lost(kernel, dtype, size) -> None:
 
 
 @both
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("part", ["keys", "values"])
+def test_rows_that_a_beam_does_not_see_count_as_not_there(
+    kernel, dtype, size, part, poison, splits
+) -> None:
+    visible = torch.rand(3, 4, rows_of(size), generator=torch.Generator().manual_seed(3)) < 0.7
+    visible[1, :, [7, 70]] = False
+    visible[1, 1, 7] = visible[1, 2, 70] = True  # beams that must not be lost to each other
+    visible[1, 3] = False  # nothing: zeros, whatever the rows hold
+    visible[2, :, 5] = True  # NaN that all beams see stay
+    clean = dataclasses.replace(random_call(size, dtype, seen="all"), visible=visible)
+    keys = [key.clone() for key in clean.keys]
+    own = clean.values[0] is not clean.keys[0]
+    values = [value.clone() for value in clean.values] if own else keys
+    rows = keys if part == "keys" else values
+    for group, row in ((1, 7), (1, 70), (2, 5)):
+        rows[0][row, clean.columns[0][group], :, 0] = poison
+    call = dataclasses.replace(clean, keys=keys, values=values)
+    result = A100.attend(call, kernel, splits)
+    seen = torch.zeros(3, 4, dtype=torch.bool)
+    seen[1, 1] = seen[1, 2] = seen[2] = True
+    if math.isnan(poison) or (kernel == "simt" and part == "values"):  # else a score may be -inf
+        assert not result["context"][seen].isfinite().all(-1).any()
+    free = ~seen[:, :, None, None]
+    context = torch.where(free, result["context"], exact(clean)[0].to(dtype))
+    lse = torch.where(free[..., 0], result["lse"], exact(clean)[1].to(result["lse"].dtype))
+    assert_right(clean, Result({"context": context, "lse": lse}, result.counters))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [size for size in SIMT if size.beam > 1], ids=str)
+def test_hidden_nan_is_repaired_in_every_size(size, dtype) -> None:
+    clean = random_call(size, dtype, seen="by each beam")
+    assert clean.visible is not None
+    visible = clean.visible.clone()
+    visible[:, 0, 0], visible[:, 1:, 0] = True, False
+    clean = dataclasses.replace(clean, visible=visible)
+    shared = clean.values[0] is clean.keys[0]
+    values = [value.clone() for value in clean.values]
+    values[0][0] = math.nan
+    keys = values if shared else clean.keys
+    result = A100.attend(dataclasses.replace(clean, keys=keys, values=values), "simt")
+    right = exact(clean)
+    assert result["context"][:, 0].isnan().all()
+    result["context"][:, 0] = right[0][:, 0].to(dtype)
+    result["lse"][:, 0] = right[1][:, 0].to(result["lse"].dtype)
+    assert_right(clean, result)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_repair_in_chunks_of_rows_gives_the_same_bits_in_any_schedule(schedule) -> None:
+    size = projected(1, 2, 1, 8, 600)
+    clean = random_call(size, torch.float32, seen="all")
+    visible = torch.ones(1, 2, 600, dtype=torch.bool)
+    visible[0, 1, 599] = False
+    clean = dataclasses.replace(clean, visible=visible)
+    call = dataclasses.replace(clean, values=[value.clone() for value in clean.values])
+    call.values[0][599] = math.nan
+    found = Emulation("a100", schedule).attend(call, "simt")["context"][0, 1]
+    assert torch.equal(found, A100.attend(call, "simt")["context"][0, 1])
+    torch.testing.assert_close(found.double(), exact(clean)[0][0, 1], rtol=1e-5, atol=1e-5)
+
+
+@both
 def test_a_column_out_of_range_is_an_error(kernel, dtype, size) -> None:
     call = random_call(size, dtype)
     call.columns[1][2] = call.keys[1].size(1)
@@ -394,6 +459,8 @@ def test_sanitizers_find_nothing(sanitizer, schedule) -> None:
         call = random_call(projected(2, 3, 2, 16, 90, 3), dtype)
         result = emulation.attend(call, "simt", splits=2)
         assert_right(call, result)
+        call.values[0][:, :, :, 3] = math.nan  # everything is repaired
+        emulation.attend(call, "simt", splits=2)
         emulation.weights(call, result["lse"])
         emulation.block_ngrams(torch.rand(2, 9).to(dtype), torch.ones(2, 8).long(), 2, 8, None)
 

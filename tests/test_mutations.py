@@ -335,6 +335,30 @@ MUTATIONS = [
         driver="candidates",
         tests=(CANDIDATES, "-k", "test_candidates_have_the_bits"),
     ),
+    Mutation(
+        what="a repaired context has the rows of the first beam",
+        file="cuda/repair.cuh",
+        old="work.beam_of(0) * rows.visible_beam",
+        new="0 * rows.visible_beam",
+        driver="attend",
+        tests=(KERNELS, "-k", "count_as_not_there"),
+    ),
+    Mutation(
+        what="the rows that are added are those of the chunk after",
+        file="cuda/repair.cuh",
+        old="    sync_threads();  // what the sums are made of may be overwritten\n",
+        new="",
+        driver="attend",
+        tests=(KERNELS, "-k", "chunk"),
+    ),
+    Mutation(
+        what="NaN that a beam does not see stays",
+        file="cuda/launch.cu",
+        old="params.rows.visible && params.rows.visible_beam != 0",
+        new="params.rows.visible && params.rows.visible_beam < 0",
+        driver="attend",
+        tests=(KERNELS, "-k", "count_as_not_there"),
+    ),
 ]
 
 

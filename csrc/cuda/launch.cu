@@ -6,6 +6,7 @@
 #include "expanded_query.cuh"
 #include "launch.h"
 #include "ngrams.cuh"
+#include "repair.cuh"
 #include "runtime.cuh"
 #include "simt.cuh"
 #include "weights.cuh"
@@ -287,6 +288,32 @@ void launch_simt(const LaunchOf& launch) {
   }
 }
 
+unsigned queries_of(const Sizes& sizes) {
+  return static_cast<unsigned>(sizes.groups * sizes.beam * sizes.heads);
+}
+
+template <typename T>
+void launch_combine(const AttendPlan& plan, const AttendParams& params, const Split& split,
+                    Stream stream) {
+  SharedArena arena = SharedArena::sizing();
+  arena.take<Accumulator<T>>(plan.splits, "shares");
+  launch({"combine", {queries_of(params.sizes), 1, 1}, kCombineThreads, arena.bytes(), stream},
+         combine<T>, params, split);
+}
+
+template <typename T>
+void launch_repair(const AttendParams& params, Stream stream) {
+  static_assert(kMaxRepairWidth >= SimtStorage<T, 1>::kMaxValueWidth &&
+                    kMaxRepairWidth >= WideSlice::kMaxWidth,
+                "a context that a kernel leaves is repaired whole");
+  launch({"repair",
+          {queries_of(params.sizes), 1, 1},
+          kRepairThreads,
+          shared_bytes<RepairStorage<T>>(),
+          stream},
+         repair<T>, params);
+}
+
 }  // namespace
 
 std::string reason_against(Kernel kernel, const AttendParams& params, Dtype dtype,
@@ -326,19 +353,14 @@ void launch_attend(const AttendPlan& plan, const AttendParams& params, Dtype dty
   } else {
     launch_expanded_query<BFloat16>(attend);
   }
-  if (plan.splits == 1) return;
-  with_type(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const Sizes& sizes = params.sizes;
-    SharedArena arena = SharedArena::sizing();
-    arena.take<Accumulator<T>>(plan.splits, "shares");
-    launch({"combine",
-            {unsigned(sizes.groups * sizes.beam * sizes.heads), 1, 1},
-            kCombineThreads,
-            arena.bytes(),
-            stream},
-           combine<T>, params, split);
-  });
+  if (plan.splits > 1) {
+    with_type(dtype,
+              [&](auto zero) { launch_combine<decltype(zero)>(plan, params, split, stream); });
+  }
+  // Where all beams see the same rows, the others are not read.
+  if (params.rows.visible && params.rows.visible_beam != 0) {
+    with_type(dtype, [&](auto zero) { launch_repair<decltype(zero)>(params, stream); });
+  }
 }
 
 void launch_weights(const WeightsParams& params, Dtype dtype, const Device& device, Stream stream) {

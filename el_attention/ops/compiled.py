@@ -111,11 +111,7 @@ def attend(
     sinks: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
-    """Attends to rows where `can_run` has no reason against it; see `reference.attend`.
-
-    Unlike there, on CUDA a row that some beams of a sentence see and others do not must be finite,
-    or all of them get NaN: to look for NaN would make every call wait for the GPU.
-    """
+    """Attends to rows where `can_run` has no reason against it; see `reference.attend`."""
     check_devices({"query": query, "sinks": sinks})
     keys, columns = [p.keys for p in rows], [p.columns for p in rows]
     same = all(piece.values is piece.keys for piece in rows)
