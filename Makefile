@@ -2,17 +2,22 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+QUICK := $(patsubst %,tests/test_%.py,minimal_example operators operator_contracts candidates ngrams tree \
+  no_copies search layer parts plain fallbacks cost_model)
 TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
 KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test test-all test-kernels check-build lint demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
+.PHONY: help env test-quick test test-all test-kernels check-build lint demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 env: ## the environment in .venv, made or completed
 	@scripts/setup_env.sh
+
+test-quick: env ## two minutes of them: operators, tree, search, layers, fallbacks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(QUICK)
 
 test: env ## the fast tests
 	$(PYTEST) -m "not slow"
