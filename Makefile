@@ -8,7 +8,7 @@ TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
 KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test-quick test test-all test-kernels check-build lint demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
+.PHONY: help env test-quick test test-all test-kernels check-build lint docs demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -45,6 +45,10 @@ lint: env ## ruff, mypy, clang-format; the workflow, the issue forms and the cit
 	  .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/zizmor --offline --quiet .github/workflows
+
+docs: env ## the site, in build/site; its pictures are those that the script draws
+	$(BIN)/python docs/pictures/draw.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 demo: env ## train, generate with stock and EL-attention, compare
 	$(DEMO)

@@ -7,27 +7,17 @@ import el_attention
 from el_attention import doctor, plan_command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the console script ``el-attention``.
-
-    Args:
-        argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
-
-    Returns:
-        The exit status: 1 if the doctor finds that the plugin cannot be used, else 0.
-
-    Raises:
-        SystemExit: for ``--help`` and ``--version`` (status 0) and wrong arguments (status 2).
-    """
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of ``el-attention``; the reference of its options is made from it."""
+    command_line = argparse.ArgumentParser(
         prog="el-attention",
         description="Checks this installation of EL-attention, prints its --user-dir path, or "
         "shows which plan it would choose.",
     )
-    parser.add_argument(
+    command_line.add_argument(
         "--version", action="version", version=f"el-attention {el_attention.__version__}"
     )
-    commands = parser.add_subparsers(dest="command")
+    commands = command_line.add_subparsers(dest="command")
     commands.add_parser(
         "doctor",
         help="(default) report versions, fairseq, plugin, CUDA and what stands in the way",
@@ -40,7 +30,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plan", help="memory, speed and choice of plans for a model on a device, predicted"
     )
     plan_command.add_arguments(plan)
-    options = parser.parse_args(argv)
+    plan.set_defaults(refuse=plan.error)
+    return command_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the console script ``el-attention``.
+
+    Args:
+        argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
+
+    Returns:
+        The exit status: 1 if the doctor finds that the plugin cannot be used, else 0.
+
+    Raises:
+        SystemExit: for ``--help`` and ``--version`` (status 0) and wrong arguments (status 2).
+    """
+    options = parser().parse_args(argv)
     if options.command == "user-dir":
         print(doctor.user_dir())
         return 0
@@ -48,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             print(plan_command.run(options))
         except ValueError as error:
-            plan.error(str(error))
+            options.refuse(str(error))
         return 0
     findings = doctor.collect()
     print(doctor.render(findings))
