@@ -31,9 +31,10 @@ try:
     from el_attention import plugin
 except Exception as error:  # a broken fairseq fails in many ways; the doctor reports each
     fairseq_error = error
-    logging.getLogger(__name__).warning(
-        f"fairseq cannot be imported, only the operators are there: {error!r}"
-    )
+    if not (isinstance(error, ModuleNotFoundError) and error.name == "fairseq"):
+        logging.getLogger(__name__).warning(
+            f"fairseq cannot be imported, only the operators are there: {error!r}"
+        )
 else:
     plugin.allow_fairseq_checkpoints()
     plugin.register_models()

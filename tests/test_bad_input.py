@@ -137,18 +137,6 @@ def test_model_of_another_family_generates_as_in_fairseq_after_one_warning(
     assert "expected a TransformerDecoder" in warning
 
 
-def test_source_longer_than_the_models_positions_is_refused(workspace: Workspace) -> None:
-    for options in ([], ["--max-source-positions", "400"]):
-        assert_same_error(
-            workspace,
-            "translation",
-            "transformer",
-            *options,
-            match="is invalid",
-            stdin="s1 s2\n" + "s3 " * 60 + "\n",
-        )
-
-
 @pytest.mark.parametrize("beam", ["20", "64", "1000"])
 def test_any_beam_is_supported(workspace: Workspace, beam: str) -> None:
     # fairseq cuts a beam that is larger than the vocabulary.

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 import el_attention
 from el_attention.plugin.decoder import ELDecoder
-from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.encoder import ELEncoder
+from el_attention.state import States
 from tiny import PLANS, assert_same, batch, build, dictionary, diverse, generator_of, prompts
 
 # What may read a stored state: matrix products and our operators.  What may change one: the write
@@ -135,19 +135,19 @@ def test_stored_states_are_only_read_by_products_and_never_move(
     watch = Watch()
     steps: Counter[str] = Counter()
     blocks: dict[Any, Any] = {}
-    advance = DecodingState.advance
+    advance = States.advance
 
-    def advancing(self: DecodingState, *args: Any, **kwargs: Any) -> None:
+    def advancing(self: States, *args: Any, **kwargs: Any) -> None:
         advance(self, *args, **kwargs)
         steps["count"] += 1
         for tensor in self.tensors():
             watch.states[storage(tensor)] = tensor
-        for module, pool in self.pools.items():
+        for key, pool in {**self.self_rows, **self.cross_rows}.items():
             for index, (keys, values) in enumerate(pool.blocks):
                 place = (keys.data_ptr(), values.data_ptr(), keys.shape)
-                assert blocks.setdefault((module, index), place) == place
+                assert blocks.setdefault((key, index), place) == place
 
-    monkeypatch.setattr(DecodingState, "advance", advancing)
+    monkeypatch.setattr(States, "advance", advancing)
     arguments = {"prefix_tokens": prompts(symbols, [6, 3, 1, 6])} if family == "lm" else {}
     with watch:
         generator.generate(None, batch(symbols, [9, 5, 7, 2]), **arguments)

@@ -36,7 +36,7 @@ STAGES = {
     "tree growth": ("tree.py", "_grow"),
     "pool growth": ("pool.py", "_allocate"),
     "attention": ("plans.py", "read"),
-    "decoder layers": ("transformer_decoder.py", "extract_features_scriptable"),
+    "decoder layers": ("layer.py", "step"),
     "payload projection": ("plans.py", "payload"),
     "vocabulary": ("scorer.py", "score"),
     "n-gram block": ("beam.py", "_restricted"),

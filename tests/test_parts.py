@@ -8,6 +8,7 @@ import pytest
 from fairseq.models.transformer import TransformerEncoderBase
 
 import el_attention
+from el_attention.decoder import runtime
 from el_attention.plugin import parts as limits
 from el_attention.state import StatePool
 from families import DEFAULT, SYMBOLS, arguments_of, generate, model_of
@@ -78,6 +79,6 @@ def test_hypotheses_are_those_of_all_prompts_at_once(plan, tokens, sizes, monkey
     sample, arguments = batch(SYMBOLS, [3] * 4), arguments_of("lm")
     expected = generator.generate(None, sample, **arguments)
     monkeypatch.setattr(StatePool, "fill", watched)
-    monkeypatch.setattr(limits, "PART_TOKENS", tokens)
+    monkeypatch.setattr(runtime, "PART_TOKENS", tokens)
     assert_same(expected, el_attention.convert(generator, plan).generate(None, sample, **arguments))
     assert [size for pool, size in seen if pool == seen[0][0]] == sizes

@@ -253,9 +253,9 @@ def test_our_search_computes_no_attention_weights(family, ours, monkeypatch) -> 
     asked: list[bool] = []
     read = Plan.read
 
-    def spy(self: Plan, *args: Any) -> Any:
-        asked.append(args[-1])
-        return read(self, *args)
+    def spy(self: Plan, *args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs["need_weights"])
+        return read(self, *args, **kwargs)
 
     monkeypatch.setattr(Plan, "read", spy)
     options = DEFAULT.generation_options()

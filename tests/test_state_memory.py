@@ -10,6 +10,7 @@ from torch import Tensor
 
 import el_attention
 from el_attention.plugin.decoding import DecodingState
+from el_attention.state import States
 from tiny import batch, build, dictionary, generator_of, prompts
 
 LAYERS, WIDTH, BEAM, LENGTHS = 3, 24, 4, [9, 5, 7]
@@ -45,10 +46,10 @@ def test_the_source_is_kept_once_for_all_beams_and_layers(family, dtype, states)
     generator = generator_of([model], symbols, OPTIONS)
     el_attention.convert(generator, "expanded-query")
     generator.generate(None, batch(symbols, LENGTHS))
-    (state,) = states
-    cross = [call for call in state.pools if call[0].encoder_decoder_attention]
+    (state,) = (found.states for found in states)
+    cross = state.cross_rows.values()
     assert len(cross) == LAYERS and state.source is not None
-    kept = [tensor for call in cross for block in state.pools[call].blocks for tensor in block]
+    kept = [tensor for pool in cross for block in pool.blocks for tensor in block]
     expected = len(LENGTHS) * max(LENGTHS) * 20 * dtype.itemsize
     assert storages([state.source.states, *kept]) == expected
 
@@ -75,7 +76,7 @@ def test_keys_and_values_of_fairseq_are_two_per_layer_and_beam_larger(states) ->
     stock = sum(tensor.size(0) * tensor[0].nbytes for tensor in kept) / (kept[0].size(0) / BEAM)
 
     el_attention.convert(generator, "expanded-query").generate(None, batch(symbols, LENGTHS))
-    (state,) = states
+    (state,) = (found.states for found in states)
     assert state.source is not None
     ours = state.source.states.nbytes / len(LENGTHS)
     assert stock == 2 * LAYERS * BEAM * ours
@@ -89,11 +90,11 @@ def test_generated_tokens_keep_one_row_per_layer(plan, beam, states, monkeypatch
     el_attention.convert(generator, plan)
     per_row = WIDTH * 4 * (1 if plan == "expanded-query" else 2)
     checked = []
-    advance = DecodingState.advance
+    advance = States.advance
 
-    def advancing(self: DecodingState, age: int, *args: Any) -> None:
+    def advancing(self: States, age: int, *args: Any) -> None:
         advance(self, age, *args)
-        own = [pool for (module, _), pool in self.pools.items() if module.self_attention]
+        own = self.self_rows.values()
         for pool in own:
             reserved = sum(s.rows * s.width for s in self.tree.segments[: len(pool.blocks)])
             assert pool.nbytes == reserved * per_row
@@ -104,7 +105,7 @@ def test_generated_tokens_keep_one_row_per_layer(plan, beam, states, monkeypatch
             assert self.tree.live_rows < self.tree.sentences * (age + 1) * beam or age < 3
         checked.append(len(own))
 
-    monkeypatch.setattr(DecodingState, "advance", advancing)
+    monkeypatch.setattr(States, "advance", advancing)
     generator.generate(None, batch(symbols, LENGTHS))
     assert len(checked) > 20 and checked[-1] == LAYERS
 
@@ -117,7 +118,7 @@ def test_a_prompt_is_kept_once_per_sentence_and_layer(states) -> None:
     generator.generate(None, batch(symbols, [3, 3, 3]), prefix_tokens=prompts(symbols, lengths))
     (state,) = states
     rows = max(lengths) + 1  # and the beginning of the sequence
-    first = [pool.blocks[0] for pool in state.pools.values()]
+    first = [pool.blocks[0] for pool in state.states.self_rows.values()]
     assert len(first) == LAYERS
     for keys, values in first:
         assert keys is values

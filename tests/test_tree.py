@@ -34,6 +34,12 @@ def histories(pool: StatePool, view: View, sentences: int, beam: int) -> list[li
     return seen
 
 
+def prompt_of(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """What `add_prompt` takes for prompts of these lengths, padded on the right."""
+    positions = torch.arange(int(lengths.max())).expand(len(lengths), -1)
+    return positions < lengths[:, None], positions
+
+
 @pytest.mark.parametrize(
     ("sentences", "beam", "steps"), [(1, 1, 70), (3, 4, 60), (5, 2, 40), (2, 40, 9)]
 )
@@ -50,7 +56,7 @@ def test_beams_see_their_own_history_through_reordering_and_finishing(
         lengths = torch.randint(1, 6, (sentences,), generator=random)
         start = 6
         states = torch.rand(int(lengths.max()), sentences, 1, 1, generator=random)
-        tree.add_prompt(lengths)
+        tree.add_prompt(*prompt_of(lengths))
         pool = StatePool([(states, states)])
         expected = [
             states[: lengths[row // beam], row // beam, 0, 0].tolist()
@@ -86,7 +92,7 @@ def test_ancestors_are_shared_and_dead_rows_are_used_again() -> None:
 
 def test_sentences_that_take_no_step_are_left_alone() -> None:
     tree = BeamTree(3, 2, CPU)
-    tree.add_prompt(torch.tensor([4, 2, 3]))
+    tree.add_prompt(*prompt_of(torch.tensor([4, 2, 3])))
     pool_rows = torch.arange(12.0).view(4, 3, 1, 1)
     pool = StatePool([(pool_rows, pool_rows)])
     active = torch.tensor([1])
@@ -154,7 +160,7 @@ def test_a_tree_needs_a_beam_and_prompts_come_first() -> None:
     tree = BeamTree(2, 1, CPU)
     tree.append(0)
     with pytest.raises(ValueError, match="expected an empty tree"):
-        tree.add_prompt(torch.tensor([1, 2]))
+        tree.add_prompt(*prompt_of(torch.tensor([1, 2])))
 
 
 @pytest.mark.parametrize("prompt", (0, 700))
@@ -162,7 +168,7 @@ def test_a_tree_needs_a_beam_and_prompts_come_first() -> None:
 def test_capacity_is_what_a_tree_reserves_beyond_its_prompt(rows, beam, prompt) -> None:
     tree = BeamTree(2, beam, torch.device("cpu"))
     if prompt:
-        tree.add_prompt(torch.tensor([3, prompt]))
+        tree.add_prompt(*prompt_of(torch.tensor([3, prompt])))
     for age in range(-(-rows // beam)):
         tree.append(prompt + age)
     assert tree.visible.size(-1) == prompt + capacity(-(-rows // beam) * beam, beam)

@@ -1,6 +1,6 @@
 """Multi-head attention over shared states, by either of two exact plans."""
 
-from el_attention.attention.planner import PLAN_CHOICES, Choice, Planner
+from el_attention.attention.planner import EXPECTED_TOKENS, PLAN_CHOICES, Choice, Planner
 from el_attention.attention.plans import (
     PLANS,
     ExpandedQuery,
@@ -13,6 +13,7 @@ from el_attention.attention.plans import (
 from el_attention.attention.rates import rates_of
 
 __all__ = [
+    "EXPECTED_TOKENS",
     "PLANS",
     "PLAN_CHOICES",
     "Choice",

@@ -12,6 +12,8 @@ from el_attention.cost import SELF, SOURCE, Architecture, Candidate, Workload, b
 from el_attention.robust.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
+# Tokens that plans are made for: how many it will be is known only at the end.
+EXPECTED_TOKENS = 64
 
 
 class Choice(NamedTuple):
@@ -44,6 +46,33 @@ class Planner:
         self.name = name
         self._architecture = architecture
         self._budget = budget
+
+    def choose_for(
+        self,
+        dtype: torch.dtype,
+        device: torch.device,
+        sentences: int,
+        beam: int,
+        source: int | None = None,
+    ) -> dict[str, Choice]:
+        """Returns the choice for each kind of attention, `SELF` and `SOURCE`, of a generation.
+
+        Args:
+            dtype: of the states.
+            device: where they are.
+            sentences: number of sentences.
+            beam: beams of each.
+            source: tokens of the longest source; None without one.
+        """
+        load = Workload(
+            dtype=str(dtype).removeprefix("torch."),
+            batch=max(1, sentences),
+            beam=beam,
+            source=source or 1,
+            first_end=EXPECTED_TOKENS,
+            last_end=EXPECTED_TOKENS,
+        )
+        return self.choose(load, device)
 
     def choose(self, load: Workload, device: torch.device) -> dict[str, Choice]:
         """Returns the choice for each kind of attention, `SELF` and `SOURCE`.

@@ -73,6 +73,10 @@ class Plan(ABC):
         """Returns what is kept of `states` [..., width]: [..., key heads, W] each."""
 
     @abstractmethod
+    def projected(self, projections: Projections, payload: Payload) -> Payload:
+        """Returns the keys and values of every head, [..., H, head_dim] each, of a payload."""
+
+    @abstractmethod
     def _queries(self, projections: Projections, query: Tensor) -> Tensor:
         """Returns the query [G, B, H, head_dim] in the space of the kept keys."""
 
@@ -140,6 +144,10 @@ class ExpandedQuery(Plan):
         rows = states.unsqueeze(-2)
         return rows, rows
 
+    def projected(self, projections: Projections, payload: Payload) -> Payload:
+        """Projects the states; see `Plan.projected`."""
+        return keys_and_values(projections, payload[0].squeeze(-2))
+
     def _queries(self, projections: Projections, query: Tensor) -> Tensor:
         return expand(query, projections.key_weight)
 
@@ -166,10 +174,11 @@ class SharedProjection(Plan):
 
     def payload(self, projections: Projections, states: Tensor) -> Payload:
         """Returns keys and values, [..., H, head_dim] each."""
-        key = linear(states, projections.key_weight, projections.key_bias)
-        value = linear(states, projections.value_weight, projections.value_bias)
-        shape = (*states.shape[:-1], projections.heads, -1)
-        return key.view(shape), value.view(shape)
+        return keys_and_values(projections, states)
+
+    def projected(self, projections: Projections, payload: Payload) -> Payload:
+        """Returns the payload, which is projected."""
+        return payload
 
     def _queries(self, projections: Projections, query: Tensor) -> Tensor:
         return query
@@ -181,6 +190,14 @@ class SharedProjection(Plan):
         if sink.key is None:
             return query.new_zeros(query.shape[:-1])
         return (query * sink.key).sum(-1)
+
+
+def keys_and_values(projections: Projections, states: Tensor) -> Payload:
+    """Returns the keys and values, [..., H, head_dim] each, of states [..., width]."""
+    key = linear(states, projections.key_weight, projections.key_bias)
+    value = linear(states, projections.value_weight, projections.value_bias)
+    shape = (*states.shape[:-1], projections.heads, -1)
+    return key.view(shape), value.view(shape)
 
 
 PLANS: dict[str, Plan] = {plan.name: plan for plan in (ExpandedQuery(), SharedProjection())}

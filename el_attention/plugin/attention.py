@@ -14,7 +14,6 @@ from el_attention.ops import can_run
 from el_attention.plugin import plain
 from el_attention.plugin.attention_step import AttentionStep, shown
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.prefill import record
 from el_attention.plugin.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -80,8 +79,6 @@ class ELAttention(Specialized, _Base):
         state = DecodingState.find(incremental_state)
         step = None if state is None else self.step_for(state, query)
         if state is None or step is None:
-            if self.self_attention:
-                record(self, query)
             if state is not None and self.encoder_decoder_attention:
                 key, value, key_padding_mask = self._replicated(
                     state, incremental_state, key, value, key_padding_mask
@@ -108,9 +105,10 @@ class ELAttention(Specialized, _Base):
 
     def step_for(self, state: DecodingState, states: Tensor) -> AttentionStep | None:
         """Returns this attention in a generation over `states`; None for fairseq's attention."""
-        if self not in state.attentions:
-            state.attentions[self] = self._choose(state, states)
-        return state.attentions[self]
+        attentions = state.modules.attentions
+        if self not in attentions:
+            attentions[self] = self._choose(state, states)
+        return attentions[self]
 
     def _choose(self, state: DecodingState, states: Tensor) -> AttentionStep | None:
         reason = self.reason_against(states.dtype)
@@ -119,11 +117,8 @@ class ELAttention(Specialized, _Base):
             state.announce(logging.WARNING, line)
             return None
         kind = SELF if self.self_attention else SOURCE
-        choice = state.choose(self.el_planner, kind, states)
-        state.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
-        obstacle = can_run(states)
-        operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
-        state.announce(logging.INFO, f"operators on {states.device.type}: {operators}")
+        choice = state.modules.choose(self.el_planner, kind, state.states, states)
+        state.announce_plan(kind, choice, can_run(states))
         return AttentionStep(self, choice.plan)
 
     def _replicated(
@@ -135,9 +130,9 @@ class ELAttention(Specialized, _Base):
         key_padding_mask: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gives fairseq's attention what it expects at its first step: one source per beam."""
-        if key is None or state.source is None or self._get_input_buffer(incremental_state):
+        columns = state.modules.columns
+        if key is None or columns is None or self._get_input_buffer(incremental_state):
             return key, value, key_padding_mask
-        columns = state.source.columns
         key = key.index_select(1, columns)
         if key_padding_mask is not None:
             key_padding_mask = key_padding_mask.index_select(0, columns)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from el_attention.attention import Plan, Projections, Sink
-from el_attention.ops import Rows
 from el_attention.plugin.decoding import DecodingState
-from el_attention.state import Payload, StatePool, View
+from el_attention.state import Payload, View
 
 if TYPE_CHECKING:
     from fairseq.modules import FairseqDropout
@@ -47,7 +46,7 @@ class AttentionStep:
             module.v_proj.weight,
             module.v_proj.bias,
         )
-        self._sinks = _sinks(module)
+        self._sinks = sinks_of(module)
         self._dropout = module.dropout_module if acts(module.dropout_module) else None
 
     def payload(self, states: Tensor) -> Payload:
@@ -78,14 +77,17 @@ class AttentionStep:
         Raises:
             ValueError: if encoder-decoder attention has had no source.
         """
-        grouped = (projected * self._scaling).view(-1, state.tree.beam, *self._shape)
+        states, modules = state.states, state.modules
+        grouped = (projected * self._scaling).view(-1, states.tree.beam, *self._shape)
         if self._over_itself:
-            rows, view = state.append(self._module, self.payload(query)), state.view
+            rows = modules.append(self._module, self.payload(query), states)
+            view = states.view
         else:
-            rows, view = self._source_rows(state, source), state.source_view
-        keep = (
-            None if self._dropout is None else self._keep(self._dropout, grouped, view, state.age)
-        )
+            rows = modules.source_rows(self._module, self, source, states)
+            view = states.source_view
+        keep = None
+        if self._dropout is not None:
+            keep = self._keep(self._dropout, grouped, view, modules.position)
         heads, weights = self.plan.read(
             self._projections,
             grouped,
@@ -98,16 +100,6 @@ class AttentionStep:
         if weights is not None:
             weights = weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
         return heads.reshape_as(projected), weights
-
-    def _source_rows(self, state: DecodingState, source: Tensor | None) -> list[Rows]:
-        call = self._module, 0  # layers that share a module project the source once
-        pool = state.pools.get(call)
-        if pool is None:
-            if source is None:
-                raise ValueError(f"{self._module.el_name}: expected an encoder output, got none")
-            source = state.source_of(source)
-            pool = state.pools[call] = StatePool([self.payload(source)])
-        return pool.read(state.source_view)
 
     def _keep(self, dropout: FairseqDropout, query: Tensor, view: View, age: int) -> Tensor:
         """Draws dropout factors in fairseq's order, so that one seed gives one result."""
@@ -135,7 +127,8 @@ def shown(weights: Tensor | None, by_head: bool) -> Tensor | None:
     return weights if weights is None or by_head else weights.mean(0)
 
 
-def _sinks(module: ELAttention) -> tuple[Sink, ...]:
+def sinks_of(module: ELAttention) -> tuple[Sink, ...]:
+    """Returns the keys and values that belong to no state."""
     sinks = []
     if module.bias_k is not None and module.bias_v is not None:
         shape = (module.num_heads, module.head_dim)

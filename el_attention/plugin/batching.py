@@ -22,7 +22,7 @@ from el_attention.cost import (
     system_of,
 )
 from el_attention.plugin.architecture import architecture_of
-from el_attention.plugin.convert import reason_against
+from el_attention.plugin.conversion import reason_against
 from el_attention.plugin.specialize import Specialized
 from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from el_attention.plugin import scorer
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
+from el_attention.plugin.encoder_out import EncoderOut
 from el_attention.plugin.ngrams import NGramBlock
 from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.search import Settings, beam_search
@@ -42,21 +44,28 @@ class ELEnsemble(Specialized, _Ensemble):
     prompt: Tensor | None
     keep_attention: bool
 
-    def begin(self, sentences: int, incremental_states: list[dict[str, Any]]) -> None:
-        """Tells language models that are converted their beam, and gives them the prompt.
+    def begin(
+        self,
+        sentences: int,
+        incremental_states: list[dict[str, Any]],
+        encoder_outs: Sequence[EncoderOut],
+    ) -> None:
+        """Tells models that are converted their beam, and gives them the prompt.
 
         Args:
             sentences: number of sentences.
             incremental_states: of every model, empty.
+            encoder_outs: of every model, reordered for the beams; empty for language models.
         """
         decoders = [model.decoder for model in self.models]
-        if not all(isinstance(d, ELDecoder) and d.shares_states() for d in decoders):
-            return
-        for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
-            decoder.begin(incremental_state, sentences, self.beam)
-        if self.prompt is not None and all(decoder.can_take_prompt() for decoder in decoders):
-            for decoder, incremental_state in zip(decoders, incremental_states, strict=True):
-                decoder.take_prompt(incremental_state, self.prompt)
+        sources: list[EncoderOut | None] = [*encoder_outs] or [None] * len(decoders)
+        for decoder, source in zip(decoders, sources, strict=True):
+            if not (isinstance(decoder, ELDecoder) and decoder.shares_states(source)):
+                return
+        for decoder, state, source in zip(decoders, incremental_states, sources, strict=True):
+            decoder.begin(state, sentences, self.beam, source)
+            if self.prompt is not None:
+                decoder.take_prompt(state, self.prompt)
 
     def inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:
         """Whether position `age` is known of all sentences, to every model."""
@@ -76,8 +85,9 @@ class ELEnsemble(Specialized, _Ensemble):
         temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor | None]:
         """Scores the next token; see fairseq's `EnsembleModel.forward_decoder`."""
-        if tokens.size(1) == 1 and self.has_incremental and not self.has_encoder():
-            self.begin(tokens.size(0) // self.beam, incremental_states)
+        begins = tokens.size(1) == 1 and self.has_incremental
+        if begins and (self.prompt is not None or not self.has_encoder()):
+            self.begin(tokens.size(0) // self.beam, incremental_states, encoder_outs)
         if self.inside_prompt(tokens.size(1) - 1, incremental_states):
             # All beams of a sentence are equal there: score each sentence once.
             lprobs, attention = super().forward_decoder(
@@ -248,7 +258,7 @@ class ELGenerator(Specialized, _Generator):
 
     def _prompt(self, prefix_tokens: Tensor | None, bos_token: int | None) -> Tensor | None:
         """Returns the tokens that every beam is known to take as input, right-padded."""
-        if prefix_tokens is None or self.model.has_encoder():
+        if prefix_tokens is None or (self.model.has_encoder() and self.model.keep_attention):
             return None
         # A prefix holds up to its first padding; nothing is generated after an end of sentence.
         known = prefix_tokens.ne(self.pad)
@@ -268,7 +278,7 @@ def _shallow_copy(module: M) -> M:
     return twin
 
 
-def convert_generator(generator: _Generator) -> _Generator:
+def specialize_generator(generator: _Generator) -> _Generator:
     """Specializes a `SequenceGenerator`, its ensemble and its n-gram blocking in place.
 
     Raises:

@@ -21,7 +21,7 @@ def obstacle(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | Non
         return f"is a {got.__name__}, expected a {expected.__name__}"
     if "forward" in vars(module):
         return "has a forward of its own"
-    if _has_hooks(module):
+    if has_hooks(module):
         return "has hooks that may change its result"
     return None
 
@@ -35,7 +35,8 @@ def original(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks of the module itself may change what it computes."""
     # Quantization noise acts in training only; any other hook may change what the module computes.
     before = [
         hook

@@ -68,7 +68,7 @@ class EnsembleScorer:
         self._temperature = temperature
         self._states: list[dict[str, Any]] = [{} for _ in ensemble.models]
         self._rows = sentences * ensemble.beam
-        ensemble.begin(sentences, self._states)
+        ensemble.begin(sentences, self._states, encoder_outs)
         for model, incremental_state in zip(ensemble.models, self._states, strict=True):
             state = DecodingState.find(incremental_state)
             assert state is not None  # `ensemble.begin` has made it
@@ -98,17 +98,17 @@ class EnsembleScorer:
 
     def score_prefix(self, words: Tensor) -> Tensor | None:
         """Scores words of a prompt that was processed in one pass; see `search.Scorer`."""
-        prompts = []
+        found = []
         for model, incremental_state in zip(self._ensemble.models, self._states, strict=True):
             state, decoder = DecodingState.find(incremental_state), model.decoder
             # Another forward may make something else of the features.
             plain = decoder.el_is_plain("forward")
             if not plain or state is None or state.prompt is None:
                 return None
-            prompts.append(state.prompt)
+            found.append((state, state.prompt))
         scores = [
-            self._score_words(model.decoder, prompt.features[:, : words.size(1)], words)
-            for model, prompt in zip(self._ensemble.models, prompts, strict=True)
+            self._score_words(model.decoder, state, prompt.features[:, : words.size(1)], words)
+            for model, (state, prompt) in zip(self._ensemble.models, found, strict=True)
         ]
         return scores[0] if len(scores) == 1 else _mean(scores)
 
@@ -119,18 +119,22 @@ class EnsembleScorer:
             self._encoder_outs = self._ensemble.reorder_encoder_out(self._encoder_outs, parents)
             self._rows = len(parents)
 
-    def _score_words(self, decoder: ELDecoder, features: Tensor, words: Tensor) -> Tensor:
+    def _score_words(
+        self, decoder: ELDecoder, state: DecodingState, features: Tensor, words: Tensor
+    ) -> Tensor:
         """Log-probabilities of `words`, [G, P], where a model has `features`, [G, P, C]."""
         rows = max(1, PROMPT_LOGITS // len(decoder.dictionary))
         chunks = zip(
             features.flatten(0, 1).split(rows), words.reshape(-1, 1).split(rows), strict=True
         )
-        scores = [self._score_chunk(decoder, *chunk) for chunk in chunks]
+        scores = [self._score_chunk(decoder, state, *chunk) for chunk in chunks]
         return torch.cat(scores).view_as(words)
 
-    def _score_chunk(self, decoder: ELDecoder, features: Tensor, words: Tensor) -> Tensor:
+    def _score_chunk(
+        self, decoder: ELDecoder, state: DecodingState, features: Tensor, words: Tensor
+    ) -> Tensor:
         """The same for as many words as may have their logits at a time: [n, C] and [n, 1]."""
-        logits = self._tempered(decoder.el_project(features))
+        logits = self._tempered(decoder.el_project(features, state))
         return logits.gather(1, words).squeeze(1) - log_sum_exp(logits)
 
     def _tempered(self, logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from el_attention.plugin.conversion import convert_generator, convert_model
 from el_attention.plugin.hub import of_batch
 from el_attention.plugin.interactive import ELInteractive, LinesDataset
 from el_attention.plugin.literals import forget_paths, require_literals
@@ -87,7 +88,6 @@ class ELTask(ELInteractive, Specialized, _Base):
             ValueError: if an option that fairseq evaluates is no literal.
         """
         from el_attention.plugin.batching import ELInferenceModel
-        from el_attention.plugin.convert import convert
 
         require_literals(cfg)
         if from_checkpoint:
@@ -96,7 +96,8 @@ class ELTask(ELInteractive, Specialized, _Base):
         if option_of(self, "batch_by_memory"):
             specialize(model, ELInferenceModel)
             self.el_models = [*self.el_models, model]
-        return convert(model, self.plan, self.memory_budget)
+        convert_model(model, self.plan, self.memory_budget)
+        return model
 
     def build_generator(self, models: Any, args: Any, *more: Any, **kwargs: Any) -> Generator:
         """Builds the generator as the original task does, then converts it.
@@ -107,8 +108,6 @@ class ELTask(ELInteractive, Specialized, _Base):
             ValueError: if there are no such alignments.
         """
         from fairseq.sequence_generator import SequenceGenerator
-
-        from el_attention.plugin.convert import convert
 
         alignment = getattr(args, "print_alignment", None)
         if alignment is True:  # of a hub's user; fairseq then builds a generator that fails
@@ -125,7 +124,7 @@ class ELTask(ELInteractive, Specialized, _Base):
         self._close_journal()
         generator = super().build_generator(models, args, *more, **kwargs)
         if isinstance(generator, SequenceGenerator):
-            convert(generator, self.plan, self.memory_budget)
+            convert_generator(generator, self.plan, self.memory_budget)
         return generator
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:

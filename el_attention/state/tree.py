@@ -120,31 +120,31 @@ class BeamTree:
         """Number of rows that some beam of a living sentence sees, over all sentences."""
         return int(self.visible.any(1).sum())
 
-    def add_prompt(self, lengths: Tensor) -> None:
+    def add_prompt(self, kept: Tensor, positions: Tensor) -> None:
         """Adds rows that every beam of a sentence sees, before the first `append`.
 
         Args:
-            lengths: int64 [G], rows of each sentence; the segment has max(lengths) rows.
+            kept: bool [G, P], the rows that are seen; the others are padding.
+            positions: int64 [G, P], of their tokens.
 
         Raises:
             ValueError: if the tree is not empty.
         """
         if self.segments:
             raise ValueError("add_prompt: expected an empty tree, got one with rows")
-        rows = int(lengths.max())
+        rows = kept.size(1)
         self._grow(rows)
-        positions = torch.arange(rows, device=self.visible.device)
-        self.visible |= (positions < lengths[:, None]).unsqueeze(1)
+        self.visible |= kept.unsqueeze(1)
         self.ages += positions
         self._fixed = self._used = rows
 
     def append(
-        self, age: int, hidden: Tensor | None = None, active: Tensor | None = None
+        self, age: int | Tensor, hidden: Tensor | None = None, active: Tensor | None = None
     ) -> tuple[View, list[Placement]]:
         """Gives every beam a row for its newest token.
 
         Args:
-            age: position of the token in its sequence.
+            age: position of the tokens in their sequences, or int64 [G' * B], of each.
             hidden: bool [G' * B], beams that must not see their own new row (padding), or None.
             active: int64 [G'], the sentences that take this step, or None for all.
 
@@ -158,7 +158,9 @@ class BeamTree:
         chosen = torch.arange(self.sentences, device=slots.device) if active is None else active
         beams = torch.arange(self.beam, device=slots.device)
         self.visible[chosen[:, None], beams, slots] = seen
-        self.ages[chosen[:, None], slots] = age
+        self.ages[chosen[:, None], slots] = (
+            age.view(-1, self.beam) if isinstance(age, Tensor) else age
+        )
         self._used = max(self._used, int(slots.max()) + 1)
         return self._view(chosen if active is not None else None), self._place(slots, chosen)
 

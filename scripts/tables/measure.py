@@ -270,12 +270,11 @@ class _InputSpy(Spy):
         result = super().__call__(tokens, encoder_out, incremental_state, **kwargs)
         shared = DecodingState.find(incremental_state)
         kept: list[Any] = []
+        if shared is not None:
+            kept += [pool.blocks for pool in shared.states.cross_rows.values()]
         for attention in self._attentions:
-            if shared is not None and (attention, 0) in shared.pools:
-                kept.append(shared.pools[attention, 0].blocks)
-            else:
-                buffer = attention._get_input_buffer(incremental_state)
-                kept.append([buffer.get("prev_key"), buffer.get("prev_value")])
+            buffer = attention._get_input_buffer(incremental_state)
+            kept.append([buffer.get("prev_key"), buffer.get("prev_value")])
         self.input_peak = max(self.input_peak, sum(storages(kept).values()))
         return result
 

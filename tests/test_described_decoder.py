@@ -1,4 +1,4 @@
-"""Decoder layers take steps past their modules, and only where that changes no bit."""
+"""A decoder that a spec describes takes steps past its modules, with the bits of its modules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor, nn
 from torch.nn import functional
 
-import el_attention.plugin.layer
-from el_attention.plugin.layer import ELDecoderLayer, LayerStep, obstacle
+import el_attention
+from el_attention.decoder import Decoding, specs
+from el_attention.plugin.describe import unsupported
 from families import DEFAULT, FEATURES, SYMBOLS, generate, model_of
 from tiny import PLANS, Hypotheses, assert_same, generator_of
 
@@ -28,22 +30,22 @@ FAMILIES = ("transformer", "pre-norm", "bart", "lm")
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the steps that layers take past their modules."""
+    """Counts the steps that decoders take past their modules."""
     seen: Counter[str] = Counter()
-    step = LayerStep.__call__
+    step = Decoding.step
 
     def counted(*args: Any) -> Any:
         seen["past modules"] += 1
         return step(*args)
 
-    monkeypatch.setattr(LayerStep, "__call__", counted)
+    monkeypatch.setattr(Decoding, "step", counted)
     return seen
 
 
 @pytest.fixture
 def torch_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets steps multiply as modules do, so that not even a rounding may differ."""
-    monkeypatch.setattr(el_attention.plugin.layer, "linear", functional.linear)
+    monkeypatch.setattr(specs, "linear", functional.linear)
 
 
 def changed(family: str, change: Callable[[Any], object], layer: int = 1) -> BaseFairseqModel:
@@ -78,10 +80,13 @@ def test_steps_past_modules_have_the_bits_of_fairseqs(
     family, plan, activation, feature, operators, steps, torch_product
 ) -> None:
     model = model_of(family, None, activation_fn=activation)
-    ours = generate([model], family, FEATURES[feature], plan)
-    assert steps["past modules"] > 0 and steps["past modules"] % len(model.decoder.layers) == 0
+    asked = FEATURES[feature]
+    if family == "lm":  # only a decoder that a spec describes takes a prompt at once
+        asked = replace(asked, arguments={})
+    ours = generate([model], family, asked, plan)
+    assert steps["past modules"] > 0
     steps.clear()
-    assert_equal(ours, generate([watched(model)], family, FEATURES[feature], plan))
+    assert_equal(ours, generate([watched(model)], family, asked, plan))
     assert steps["past modules"] == 0
 
 
@@ -92,7 +97,7 @@ def test_attention_weights_have_the_bits_of_fairseqs(options, steps, torch_produ
         generator = generator_of([model], SYMBOLS, {**DEFAULT.generation_options(), **options})
         results.append(el_attention.convert(generator).generate(None, DEFAULT.sample()))
         taken.append(steps["past modules"])
-    assert taken[0] == taken[1] > 0
+    assert taken[0] > 0 and taken[1] == taken[0], "the second model takes none"
     assert_equal(*results)
 
 
@@ -107,7 +112,7 @@ def test_layers_with_sinks(plan, options, steps, torch_product) -> None:
     else:
         attention.add_zero_attn = True
     ours = generate([model], "transformer", plan=plan)
-    assert steps["past modules"] > 0 and steps["past modules"] % len(model.decoder.layers) == 0
+    assert steps["past modules"] > 0
     assert_equal(ours, generate([watched(model)], "transformer", plan=plan))
 
 
@@ -218,16 +223,19 @@ OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
     "forward of its own": (rebound, "fc2 has a forward of its own"),
     "other linear layer": (other_projection, "encoder_attn.q_proj is a Doubled"),
     "adapter": (adapted, "fc1 is a Sequential"),
-    "other residuals": (other_residuals, "one adds residuals in its own way"),
-    "residuals of its own": (own_residuals, "one adds residuals in its own way"),
-    "scaled heads": (scaled_heads, "one has a c_attn"),
-    "scaled residuals": (scaled_residuals, "one has a w_resid"),
+    "other residuals": (other_residuals, "it adds residuals in its own way"),
+    "residuals of its own": (own_residuals, "it adds residuals in its own way"),
+    "scaled heads": (scaled_heads, "it has a c_attn"),
+    "scaled residuals": (scaled_residuals, "it has a w_resid"),
     "norm after attention": (normalized_attention, "attn_ln is not fairseq's"),
     "norm within": (normalized_hidden, "ffn_layernorm is not fairseq's"),
     "other norm": (other_norm, "final_layer_norm is a Fp32LayerNorm"),
     "dropout": (dropping, "activation_dropout_module acts"),
     "other attention": (other_attention, "self_attn is a ELOtherAttention"),
-    "attention of neither kind": (undecided_attention, "an attention is fairseq's"),
+    "attention of neither kind": (
+        undecided_attention,
+        "self_attn: it is neither self-attention nor encoder-decoder attention",
+    ),
 }
 
 
@@ -240,9 +248,59 @@ def test_an_obstacle_is_named_once_and_the_result_is_fairseqs(name, steps, caplo
     steps.clear()
     with caplog.at_level(logging.INFO):
         assert_same(stock, generate([model], "bart", plan="auto"))
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("layers:")]
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("decoder:")]
+    assert len(lines) == 1 and f"layer 1: {reason}" in lines[0]
+    assert steps["past modules"] == 0
+
+
+def prepared(model: Any) -> None:
+    """Makes embeddings and norms matter that a random model leaves at their defaults."""
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.2 * torch.linspace(-1, 1, len(parameter))
+
+
+def hooked_part(name: str) -> Callable[[Any], None]:
+    return lambda decoder: decoder.get_submodule(name).register_forward_hook(scaled)
+
+
+def renormalized(decoder: Any) -> None:
+    decoder.embed_tokens.max_norm = 0.5
+
+
+def other_features(decoder: Any) -> None:
+    decoder.__class__ = OtherFeatures
+
+
+def dropping_embeddings(decoder: Any) -> None:
+    decoder.dropout_module.p = 0.3
+    decoder.dropout_module.apply_during_inference = True
+
+
+DECODER_OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "hook on the embeddings": (hooked_part("embed_tokens"), "embed_tokens has hooks"),
+    "hook on the positions": (hooked_part("embed_positions"), "embed_positions has hooks"),
+    "hook on a norm": (hooked_part("layernorm_embedding"), "layernorm_embedding has hooks"),
+    "largest norm": (renormalized, "embed_tokens has a largest norm"),
+    "features of its own": (other_features, "OtherFeatures computes features in its own way"),
+    "dropout": (dropping_embeddings, "dropout_module acts"),
+}
+
+
+@pytest.mark.parametrize("name", DECODER_OBSTACLES)
+def test_an_obstacle_around_the_layers_is_named(name, steps, caplog) -> None:
+    change, reason = DECODER_OBSTACLES[name]
+    model = copy.deepcopy(model_of("bart"))
+    change(model.decoder)
+    stock = generate([model], "bart")
+    assert stock[0][0]["score"] != generate([model_of("bart")], "bart")[0][0]["score"]
+    steps.clear()
+    with caplog.at_level(logging.INFO):
+        assert_same(stock, generate([model], "bart", plan="auto"))
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("decoder:")]
     assert len(lines) == 1 and reason in lines[0]
-    assert steps["past modules"] > 0, "of the other layers"
+    assert steps["past modules"] == 0
 
 
 def test_a_layer_with_another_forward_stays_what_it_is_and_is_named(steps, caplog) -> None:
@@ -251,10 +309,58 @@ def test_a_layer_with_another_forward_stays_what_it_is_and_is_named(steps, caplo
     assert stock[0][0]["score"] != generate([model_of("bart")], "bart")[0][0]["score"]
     with caplog.at_level(logging.INFO):
         assert_same(stock, generate([model], "bart", plan="auto"))
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("layers:")]
-    assert lines == ["layers: a step of their own, because OtherForward has another forward"]
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("decoder:")]
+    reason = "layer 1: OtherForward has another forward"
+    assert lines == [f"decoder: fairseq's own modules, because {reason}"]
     kinds = [type(layer) for layer in el_attention.convert(model).decoder.layers]
-    assert [issubclass(kind, ELDecoderLayer) for kind in kinds] == [True, False, True]
+    assert kinds == [TransformerDecoderLayerBase, OtherForward, TransformerDecoderLayerBase]
+
+
+# What surrounds the layers, or is said of all of them, and no reason against a spec.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "learned positions": ("transformer", {"decoder_learned_pos": True}),
+    "no positions": ("transformer", {"no_token_positional_embeddings": True}),
+    "norm of embeddings": ("transformer", {"layernorm_embedding": True}),
+    "unscaled embeddings": ("transformer", {"no_scale_embedding": True}),
+    "no last norm": ("pre-norm", {"no_decoder_final_norm": True}),
+    "other width outside": ("lm", {"decoder_input_dim": 16, "decoder_output_dim": 16}),
+    "tied output": ("transformer", {"share_decoder_input_output_embed": True}),
+    "dropped layers": ("transformer", {"decoder_layerdrop": 0.5}),
+    "quantization noise": ("transformer", {"quant_noise_pq": 0.1, "quant_noise_pq_block_size": 4}),
+    "adaptive softmax": ("lm", {"adaptive_softmax_cutoff": "10,20"}),
+}
+
+
+@pytest.mark.parametrize("feature", ["beam 5", "sampling"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_of_decoders_that_a_spec_describes(name, feature, steps) -> None:
+    family, options = SHAPES[name]
+    model = copy.deepcopy(model_of(family, None, **options))
+    prepared(model)
+    stock = generate([model], family, FEATURES[feature])
+    steps.clear()
+    assert_same(stock, generate([model], family, FEATURES[feature], "auto"))
+    assert steps["past modules"] > 0
+
+
+def test_sinusoidal_positions_beyond_the_table(steps) -> None:
+    stock, ours = (copy.deepcopy(model_of("transformer")).decoder for _ in range(2))
+    assert len(stock.embed_positions.weights) < 1100
+    model = copy.deepcopy(model_of("transformer"))
+    model.decoder.max_target_positions = 3000
+    converted = el_attention.convert(copy.deepcopy(model))
+    source = DEFAULT.sample()["net_input"]
+    tokens = torch.full((len(source["src_tokens"]), 1100), SYMBOLS.eos())
+    with torch.no_grad():
+        encoded = [m.encoder(**source) for m in (model, converted)]
+        expected, _ = model.decoder(tokens[:, :1], encoded[0], incremental_state={})
+        found, _ = converted.decoder(tokens[:, :1], encoded[1], incremental_state={})
+        torch.testing.assert_close(found, expected)
+        # Only the position of the token matters to the first step of a generation.
+        expected, _ = model.decoder(tokens, encoded[0], incremental_state={})
+        found, _ = converted.decoder(tokens, encoded[1], incremental_state={})
+        torch.testing.assert_close(found, expected)
+    del stock, ours
 
 
 def test_a_forward_of_the_layers_own_is_called(steps) -> None:
@@ -275,17 +381,18 @@ def test_a_forward_of_the_layers_own_is_called(steps) -> None:
     with torch.no_grad():
         expected, _ = stock.decoder(tokens)
         torch.testing.assert_close(ours.decoder(tokens, incremental_state={})[0], expected)
-    assert steps["past modules"] == 3
+    assert steps["past modules"] == 0
 
 
 def test_training_and_tracing_are_obstacles() -> None:
-    model = el_attention.convert(changed("lm", lambda layer: None))
-    layer = model.decoder.layers[0]
-    assert obstacle(layer) is None
-    layer.train()
-    assert "training" in str(obstacle(layer))
-    layer.eval().prepare_for_onnx_export_()
-    assert "traced" in str(obstacle(layer))
+    decoder = el_attention.convert(changed("lm", lambda layer: None)).decoder
+    assert unsupported(decoder) is None
+    decoder.layers[0].train()
+    assert "training" in str(unsupported(decoder))
+    decoder.train()
+    assert unsupported(decoder) == "it is in training"
+    decoder.eval().layers[0].prepare_for_onnx_export_()
+    assert "traced" in str(unsupported(decoder))
 
 
 @pytest.mark.parametrize("kind", ["forward", "pre-forward"])
@@ -384,7 +491,6 @@ def test_a_copy_steps_with_weights_of_its_own(duplicate, steps) -> None:
     original = el_attention.convert(changed("transformer", lambda layer: None))
     unchanged = generate([original], "transformer", plan="auto")
     twin = duplicate(original)
-    assert all(isinstance(layer, ELDecoderLayer) for layer in twin.decoder.layers)
     added(twin.decoder.layers[1])
     steps.clear()
     assert_same(
@@ -396,7 +502,7 @@ def test_a_copy_steps_with_weights_of_its_own(duplicate, steps) -> None:
 
 
 def test_scores_that_are_to_be_masked_are_refused() -> None:
-    decoder = el_attention.convert(changed("lm", lambda layer: None)).decoder
+    decoder = el_attention.convert(changed("lm", hooked("fc1"))).decoder
     state: dict[str, Any] = {}
     with torch.no_grad():
         decoder(torch.full((3, 1), SYMBOLS.eos()), incremental_state=state)
@@ -404,6 +510,14 @@ def test_scores_that_are_to_be_masked_are_refused() -> None:
         x = torch.randn(1, 3, layer.embed_dim)
         with pytest.raises(ValueError, match="attn_mask"):
             layer(x, incremental_state=state, self_attn_mask=torch.ones(1, 1))
+
+
+class OtherFeatures(TransformerDecoder):
+    """Computes features in its own way."""
+
+    def extract_features(self, *args: Any, **kwargs: Any) -> Any:
+        features, extra = super().extract_features(*args, **kwargs)
+        return 0.5 * features, extra
 
 
 class OtherDecoder(TransformerDecoder):

@@ -1,0 +1,154 @@
+"""One decoder layer in one generation: its step and its pass over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from el_attention.attention import Plan, Projections
+from el_attention.cost import SELF, SOURCE
+from el_attention.decoder.prefill import causal_attention
+from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm
+from el_attention.state import StatePool, States
+
+
+class Layer:
+    """A layer of a `DecoderSpec`, with the plans and the states of one generation."""
+
+    def __init__(
+        self, spec: LayerSpec, index: int, states: States, plans: Mapping[str, Plan]
+    ) -> None:
+        """Looks up what steps need.
+
+        Args:
+            spec: of the layer, which may stand in several places.
+            index: its place.
+            states: of the generation.
+            plans: by kind of attention, `SELF` and `SOURCE`.
+        """
+        self._spec = spec
+        self._states = states
+        self._self_attn = _Attention.of(spec.self_attn, plans[SELF], index)
+        self._cross_attn: _Attention | None = None
+        if spec.cross_attn is not None:
+            # By the attention: layers that share one project the source once.
+            self._cross_attn = _Attention.of(spec.cross_attn, plans[SOURCE], spec.cross_attn)
+
+    def step(self, x: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        """Applies the layer to the newest token of every beam.
+
+        Args:
+            x: [G * B, C].
+            need_weights: whether the weights of encoder-decoder attention are of use.
+
+        Returns:
+            [G * B, C], and the weights [G, B, H, S + sinks] or None.
+        """
+        spec, states, weights = self._spec, self._states, None
+        plan, attention, projections, key = self._self_attn
+        states_in = self._before(x, spec.self_attn_norm)
+        query = self._grouped(attention.query(states_in), attention)
+        rows = states.append(key, plan.payload(projections, states_in))
+        heads, _ = plan.read(
+            projections, query, rows, states.view.visible, attention.sinks, need_weights=False
+        )
+        x = self._after(x + attention.output(_joined(heads, x)), spec.self_attn_norm)
+        if self._cross_attn is not None:
+            attention = self._cross_attn.spec
+            assert spec.cross_attn_norm is not None
+            query = attention.query(self._before(x, spec.cross_attn_norm))
+            heads, weights = self._read_source(self._grouped(query, attention), None, need_weights)
+            x = self._after(x + attention.output(_joined(heads, x)), spec.cross_attn_norm)
+        return self._feed_forward(x), weights
+
+    def prefill(
+        self, x: Tensor, is_padding: Tensor | None, sentences: Tensor, total: int
+    ) -> Tensor:
+        """Applies the layer to prompts, and keeps their states.
+
+        Args:
+            x: [P, n, C].
+            is_padding: bool [n, P], or None.
+            sentences: int64 [n], which sentences these are.
+            total: number of all sentences, G.
+
+        Returns:
+            [P, n, C].
+        """
+        spec, states = self._spec, self._states
+        plan, attention, projections, key = self._self_attn
+        states_in = self._before(x, spec.self_attn_norm)
+        payload = plan.payload(projections, states_in)
+        states.self_rows.setdefault(key, StatePool()).fill(payload, sentences, total)
+        shape = (*x.shape[:2], *attention.head_shape)
+        keys, values = plan.projected(projections, payload)
+        query = (attention.query(states_in) * attention.scale).view(shape)
+        heads = causal_attention(query, keys, values, is_padding, attention.sinks)
+        x = self._after(x + attention.output(heads.flatten(2)), spec.self_attn_norm)
+        if self._cross_attn is not None:
+            attention = self._cross_attn.spec
+            assert spec.cross_attn_norm is not None
+            query = attention.query(self._before(x, spec.cross_attn_norm)) * attention.scale
+            query = query.view(*x.shape[:2], *attention.head_shape).transpose(0, 1)
+            heads, _ = self._read_source(query.contiguous(), sentences, False)
+            x = x + attention.output(heads.flatten(2).transpose(0, 1))
+            x = self._after(x, spec.cross_attn_norm)
+        return self._feed_forward(x)
+
+    def _read_source(
+        self, query: Tensor, sentences: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attends to the source from queries [n, B, H, D] of some sentences, or of all."""
+        assert self._cross_attn is not None
+        plan, attention, projections, key = self._cross_attn
+        states = self._states
+        pool = states.cross_rows.get(key)
+        if pool is None:
+            assert states.source is not None
+            pool = StatePool([plan.payload(projections, states.source.states)])
+            states.cross_rows[key] = pool
+        view = states.source_view
+        if sentences is not None:
+            view = states.source_seen_by(states.columns[sentences])
+        return plan.read(
+            projections,
+            query,
+            pool.read(view),
+            view.visible,
+            attention.sinks,
+            need_weights=need_weights,
+        )
+
+    def _grouped(self, query: Tensor, attention: AttentionSpec) -> Tensor:
+        beam = self._states.tree.beam
+        return (query * attention.scale).view(-1, beam, *attention.head_shape)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        norm = self._spec.feed_forward_norm
+        return self._after(x + self._spec.feed_forward(self._before(x, norm)), norm)
+
+    def _before(self, x: Tensor, norm: Norm) -> Tensor:
+        return norm(x) if self._spec.pre_norm else x
+
+    def _after(self, x: Tensor, norm: Norm) -> Tensor:
+        return x if self._spec.pre_norm else norm(x)
+
+
+class _Attention(NamedTuple):
+    """An attention of a layer, its plan, and where its rows are kept."""
+
+    plan: Plan
+    spec: AttentionSpec
+    projections: Projections
+    key: Hashable
+
+    @classmethod
+    def of(cls, spec: AttentionSpec, plan: Plan, key: Hashable) -> _Attention:
+        return cls(plan, spec, spec.projections, key)
+
+
+def _joined(heads: Tensor, x: Tensor) -> Tensor:
+    """Heads [G, B, H, D] as [G * B, H * D], beside x [G * B, C]."""
+    return heads.reshape(len(x), -1)

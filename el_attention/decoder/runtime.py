@@ -1,0 +1,191 @@
+"""The runtime of a decoder: from tokens to logits, over shared states."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from el_attention.attention import Choice, Planner
+from el_attention.cost import PART_TOKENS
+from el_attention.decoder.layer import Layer
+from el_attention.decoder.specs import DecoderSpec
+from el_attention.robust.memory import trim_heap
+from el_attention.state import Source, States
+
+
+class Step(NamedTuple):
+    """What a step gives.
+
+    Attributes:
+        hidden: [G' * B, C'], the hidden states that make logits.
+        weights: [G', B, H, S + sinks], of the encoder-decoder attention that was asked for; or
+            None.
+        inner: [G' * B, C] each, the embeddings and the output of every layer.
+    """
+
+    hidden: Tensor
+    weights: Tensor | None
+    inner: list[Tensor]
+
+
+class Decoding:
+    """One generation of one decoder.
+
+    G sentences of B beams each; the beams of a sentence are neighbours.
+
+    Attributes:
+        spec: of the decoder.
+        states: the tree, the rows of all attentions, and the source.
+        choices: the plans, and why they were chosen: by kind, `SELF` and `SOURCE`.
+    """
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        planner: Planner,
+        sentences: int,
+        beam: int,
+        source: Source | None = None,
+        columns: Tensor | None = None,
+    ) -> None:
+        """Begins a generation.
+
+        Args:
+            spec: of the decoder.
+            planner: chooses the plans.
+            sentences: number of sentences, G.
+            beam: beams of each sentence, B.
+            source: the encoder output, for a decoder that attends to one.
+            columns: int64 [G], the column of the source of each sentence; None for all in order.
+
+        Raises:
+            ValueError: if the sizes do not fit together.
+        """
+        if source is None and any(layer.cross_attn is not None for layer in spec.layers):
+            raise ValueError("source: expected an encoder output, got None")
+        self.spec = spec
+        self.states = States(sentences, beam, spec.device, source, columns)
+        length = None if source is None else len(source.states)
+        self.choices: dict[str, Choice] = planner.choose_for(
+            spec.dtype, spec.device, sentences, beam, length
+        )
+        plans = {kind: choice.plan for kind, choice in self.choices.items()}
+        self._layers = [
+            Layer(layer, index, self.states, plans) for index, layer in enumerate(spec.layers)
+        ]
+
+    def prefill(
+        self, tokens: Tensor, is_padding: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """Processes prompts before the first step, each sentence once.
+
+        Args:
+            tokens: int64 [G, P].
+            is_padding: bool [G, P], true at padding, on either side of a prompt; or None.
+            positions: int64 [G, P]; None to count the tokens that are not padding.
+
+        Returns:
+            [G, P, C'], the hidden states; of no meaning at padding.
+
+        Raises:
+            ValueError: if there were steps before, or a sentence is all padding.
+        """
+        total, length = tokens.shape
+        kept = torch.ones_like(tokens, dtype=torch.bool) if is_padding is None else ~is_padding
+        if not bool(kept.any(1).all()):
+            raise ValueError("tokens: expected a token in every prompt, got only padding in one")
+        if positions is None:
+            positions = (kept.cumsum(1) - 1).clamp(min=0)
+        self._check_positions(positions)
+        self.states.tree.add_prompt(kept, positions)
+        # What lies after the last token of a sentence is seen by none of its tokens.
+        after = kept.flip(1).cumsum(1).flip(1).eq(0)
+        hides = None if bool((kept | after).all()) else ~kept
+        hidden = None
+        for part in torch.arange(total, device=tokens.device).split(_at_once(tokens)):
+            found = self._prefill(
+                tokens[part], positions[part], None if hides is None else hides[part], part, total
+            )
+            if len(part) == total:
+                return found
+            if hidden is None:
+                hidden = found.new_empty(total, length, found.size(-1))
+            hidden[part] = found
+            del found
+            # Small states lie between what the pass has freed: the heap would grow further.
+            trim_heap()
+        assert hidden is not None
+        return hidden
+
+    def step(
+        self,
+        tokens: Tensor,
+        position: int | Tensor,
+        is_padding: Tensor | None = None,
+        active: Tensor | None = None,
+        weights_of: int | None = None,
+    ) -> Step:
+        """Processes the newest token of every beam.
+
+        Args:
+            tokens: int64 [G' * B].
+            position: of the tokens in their sequences, or int64 [G' * B], of each.
+            is_padding: bool [G' * B], beams whose token is padding, which no later one sees; or
+                None.
+            active: int64 [G'], the sentences that take this step, or None for all.
+            weights_of: the layer whose weights over the source are of use, or None.
+
+        Raises:
+            ValueError: if an int position is beyond the positions of the decoder.
+        """
+        x = self.spec.embedding(tokens, position)
+        self.states.advance(position, is_padding, active)
+        weights, inner = None, [x]
+        for index, layer in enumerate(self._layers):
+            x, found = layer.step(x, index == weights_of)
+            weights = weights if found is None else found
+            inner.append(x)
+        return Step(self._last(x), weights, inner)
+
+    def reorder(self, order: Tensor) -> None:
+        """Follows the beams, and drops sentences that are not named.
+
+        Args:
+            order: int64 [G' * B], the old beam, counted over all sentences, of each new one.
+        """
+        self.states.reorder(order)
+
+    def _prefill(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        is_padding: Tensor | None,
+        sentences: Tensor,
+        total: int,
+    ) -> Tensor:
+        x = self.spec.embedding(tokens, positions).transpose(0, 1).contiguous()
+        for layer in self._layers:
+            x = layer.prefill(x, is_padding, sentences, total)
+        return self._last(x).transpose(0, 1)
+
+    def _last(self, x: Tensor) -> Tensor:
+        if self.spec.norm is not None:
+            x = self.spec.norm(x)
+        return x if self.spec.project_out is None else self.spec.project_out(x)
+
+    def _check_positions(self, positions: Tensor) -> None:
+        limit = self.spec.embedding.limit
+        if limit is not None and int(positions.max()) >= limit:
+            raise ValueError(
+                f"position: expected less than {limit}, the positions of the model, "
+                f"got {int(positions.max())}"
+            )
+
+
+def _at_once(tokens: Tensor) -> int:
+    """How many prompts to process at a time: on a CPU few, which need less memory; else all."""
+    if tokens.device.type != "cpu":
+        return max(1, len(tokens))
+    return max(1, PART_TOKENS // max(1, tokens.size(1)))

@@ -1,0 +1,151 @@
+"""The states of one generation: those of generated tokens and those of the source."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from el_attention.ops import Rows
+from el_attention.state.pool import Payload, StatePool
+from el_attention.state.tree import BeamTree, Placement, View
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder output, one copy per sentence.
+
+    Attributes:
+        states: [S, columns, width].
+        is_padding: bool [columns, S], or None where nothing is padding.
+    """
+
+    states: Tensor
+    is_padding: Tensor | None = None
+
+
+class States:
+    """What all attentions of a decoder read: one tree, and the rows of each attention.
+
+    Attributes:
+        tree: who sees which row of self-attention.
+        source: the encoder output, or None.
+        columns: int64 [G], the column of the source of each living sentence; empty without one.
+        self_rows: the rows of each self-attention, by a key of the caller.
+        cross_rows: the same of each encoder-decoder attention.
+    """
+
+    def __init__(
+        self,
+        sentences: int,
+        beam: int,
+        device: torch.device,
+        source: Source | None = None,
+        columns: Tensor | None = None,
+    ) -> None:
+        """Starts without rows.
+
+        Args:
+            sentences: number of sentences, G.
+            beam: beams of each sentence, B.
+            device: where the states live.
+            source: the encoder output, or None.
+            columns: int64 [G], the column of the source of each sentence; None for all in order.
+
+        Raises:
+            ValueError: if `beam` is not positive, or sentences and source differ in number.
+        """
+        self.tree = BeamTree(sentences, beam, device)
+        self.source = source
+        self.columns = torch.arange(sentences, device=device) if columns is None else columns
+        if source is not None and columns is None and source.states.size(1) != sentences:
+            raise ValueError(
+                f"source: expected {sentences} columns, one for each sentence, "
+                f"got {source.states.size(1)}"
+            )
+        self.self_rows: dict[Hashable, StatePool] = {}
+        self.cross_rows: dict[Hashable, StatePool] = {}
+        self._placements: Sequence[Placement] = ()
+        self._view = View(None, ())
+        self._is_padding = source is not None and _any(source.is_padding)
+        self._whole_source = self._source_view = self.source_seen_by(self.columns)
+
+    @property
+    def view(self) -> View:
+        """The rows of self-attention that this step's queries see."""
+        return self._view
+
+    @property
+    def source_view(self) -> View:
+        """The rows of the source that this step's queries see."""
+        return self._source_view
+
+    def advance(
+        self, position: int | Tensor, is_padding: Tensor | None = None, active: Tensor | None = None
+    ) -> None:
+        """Makes room for the next token of every beam; once per step for all layers.
+
+        Args:
+            position: of the tokens in their sequences, or int64 [G' * B], of each.
+            is_padding: bool [G' * B], beams whose token is padding, or None.
+            active: int64 [G'], the sentences that take the step, or None for all.
+        """
+        self._view, self._placements = self.tree.append(position, is_padding, active)
+        self._source_view = (
+            self._whole_source if active is None else self.source_seen_by(self.columns[active])
+        )
+
+    def append(self, key: Hashable, payload: Payload) -> list[Rows]:
+        """Writes this step's rows of an attention, [G' * B, ...]; returns all that are read."""
+        pool = self.self_rows.get(key)
+        if pool is None:
+            pool = self.self_rows[key] = StatePool()
+        pool.write(payload, self._placements, self.tree.segments)
+        return pool.read(self._view)
+
+    def reorder(self, order: Tensor) -> None:
+        """Follows the beams; copies states only where beams of different sentences mix.
+
+        Args:
+            order: int64 [G' * B], the old beam of each new one.
+        """
+        before = self.tree.sentences
+        if self.tree.accepts(order):
+            self.tree.reorder(order)
+            if self.tree.sentences == before:
+                return
+            sentences = order.view(-1, self.tree.beam)[:, 0] // self.tree.beam
+        else:
+            segments = self.tree.segments
+            self.tree, sentences, kept = self.tree.separate(order)
+            for key, pool in self.self_rows.items():
+                if pool.blocks:
+                    self.self_rows[key] = pool.gather(segments, sentences, kept)
+        self.columns = self.columns[sentences]
+        self._whole_source = self._source_view = self.source_seen_by(self.columns)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yields every tensor of states that is kept, the source included."""
+        if self.source is not None:
+            yield self.source.states
+        for pool in (*self.self_rows.values(), *self.cross_rows.values()):
+            for keys, values in pool.blocks:
+                yield keys
+                if values is not keys:
+                    yield values
+
+    def source_seen_by(self, columns: Tensor) -> View:
+        """Shows the rows of the source to the sentences whose columns are given, int64 [n]."""
+        if self.source is None:
+            return View(None, ())
+        visible = None
+        if self._is_padding:
+            assert self.source.is_padding is not None
+            visible = ~self.source.is_padding[columns].unsqueeze(1)
+        return View(visible, [(self.source.states.size(0), columns)])
+
+
+def _any(mask: Tensor | None) -> bool:
+    return mask is not None and bool(mask.any())
