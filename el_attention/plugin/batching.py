@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairseq.data import BaseWrapperDataset, FairseqDataset
 
@@ -23,14 +23,8 @@ from el_attention.cost import (
 )
 from el_attention.plugin.architecture import architecture_of
 from el_attention.plugin.conversion import reason_against
-from el_attention.plugin.specialize import Specialized
 from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity
-
-if TYPE_CHECKING:
-    from fairseq.models import BaseFairseqModel as _Model
-else:
-    _Model = object
 
 logger = logging.getLogger(__name__)
 
@@ -38,30 +32,16 @@ logger = logging.getLogger(__name__)
 TYPICAL_BATCH = 32
 
 
-class ELInferenceModel(Specialized, _Model):
-    """A model that remembers the options of the generation that it is prepared for.
-
-    Attributes:
-        el_generation: fairseq's generation configuration, once there is one.
-    """
-
-    el_generation: Any = None
-
-    def prepare_for_inference_(self, cfg: Any) -> None:
-        """Prepares the model as fairseq does."""
-        self.el_generation = cfg.generation
-        super().prepare_for_inference_(cfg)
-
-
 class BatchSizes:
     """The largest batch for sources of each length, by the formulas of the cost model."""
 
-    def __init__(self, models: Sequence[ELInferenceModel], plan: str, budget: int | None) -> None:
+    def __init__(self, models: Sequence[Any], cfg: Any, plan: str, budget: int | None) -> None:
         """Takes what does not depend on the sources.
 
         Args:
             models: of an ensemble, prepared for inference, where they are to run; each gets the
                 same part of the memory.
+            cfg: fairseq's configuration that they are prepared for; None if they are not.
             plan: one of `PLAN_CHOICES`.
             budget: bytes for states and temporaries; None for what is free now.
 
@@ -69,7 +49,7 @@ class BatchSizes:
             ValueError: if the models are not prepared for a generation, or of another family.
         """
         reasons = [reason_against(model) for model in models]
-        if not models or any(reasons) or any(m.el_generation is None for m in models):
+        if not models or any(reasons) or cfg is None:
             raise ValueError(
                 "--batch-by-memory: expected a generation with Transformers, got "
                 + (next(filter(None, reasons), None) or "no models that are prepared for one")
@@ -78,7 +58,7 @@ class BatchSizes:
         parameter = next(model.parameters())
         self._arch: Architecture = architecture_of(model)
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._options = model.el_generation
+        self._options = cfg.generation
         self._positions = model.max_decoder_positions()
         self._plan = plan
         if budget is None:

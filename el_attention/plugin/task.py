@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from el_attention.plugin.conversion import convert_generator, convert_model
 from el_attention.plugin.hub import of_batch
+from el_attention.plugin.inference import ELInferenceModel, Run
 from el_attention.plugin.interactive import ELInteractive, LinesDataset
 from el_attention.plugin.literals import forget_paths, require_literals
-from el_attention.plugin.options import changed_options, option_of
+from el_attention.plugin.options import option_of
 from el_attention.plugin.own_limits import OwnLimitsGenerator
 from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
@@ -35,6 +35,7 @@ class ELTask(ELInteractive, Specialized, _Base):
     el_memory_budget: int | None = None
     el_models: Sequence[Any] = ()  # that --batch-by-memory makes batches for
     el_journal: Journal | None = None
+    el_run: Run | None = None  # that the models it builds are prepared for
     el_generation: tuple[Any, dict[str, Any]] = (None, {})  # options of the last generator built
 
     @property
@@ -87,42 +88,47 @@ class ELTask(ELInteractive, Specialized, _Base):
         Raises:
             ValueError: if an option that fairseq evaluates is no literal.
         """
-        from el_attention.plugin.batching import ELInferenceModel
-
         require_literals(cfg)
         if from_checkpoint:
             forget_paths(cfg)
         model = super().build_model(cfg, from_checkpoint)
+        specialize(model, ELInferenceModel).el_run = self._run()
         if option_of(self, "batch_by_memory"):
-            specialize(model, ELInferenceModel)
             self.el_models = [*self.el_models, model]
         convert_model(model, self.plan, self.memory_budget)
         return model
 
-    def build_generator(self, models: Any, args: Any, *more: Any, **kwargs: Any) -> Generator:
+    def build_generator(
+        self,
+        models: Any,
+        args: Any,
+        seq_gen_cls: Any = None,
+        extra_gen_cls_kwargs: dict[str, Any] | None = None,
+        prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> Generator:
         """Builds the generator as the original task does, then converts it.
 
         What is no sequence generator (a scorer of references) stays as it is.
 
         Raises:
-            ValueError: if there are no such alignments.
+            ValueError: if there are no such alignments, or an option would have no effect.
         """
         from fairseq.sequence_generator import SequenceGenerator
 
-        alignment = getattr(args, "print_alignment", None)
-        if alignment is True:  # of a hub's user; fairseq then builds a generator that fails
-            args = changed_options(args, print_alignment="hard")
-        elif alignment and alignment not in ("hard", "soft"):
-            raise ValueError(f"print_alignment: expected 'hard' or 'soft', got {alignment!r}")
-        takes = inspect.signature(super().build_generator).parameters
-        if "prefix_allowed_tokens_fn" in kwargs and "prefix_allowed_tokens_fn" not in takes:
-            # fairseq's hub hands it to every task, but some find it among the options only.
-            allowed = kwargs.pop("prefix_allowed_tokens_fn")
-            if allowed is not None:
-                args = changed_options(args, prefix_allowed_tokens_fn=allowed)
-        self.el_generation = args, dict(kwargs.get("extra_gen_cls_kwargs") or {})
+        from el_attention.plugin.generator_options import build_generator
+
+        given: dict[str, Any] = {
+            "seq_gen_cls": seq_gen_cls,
+            "extra_gen_cls_kwargs": extra_gen_cls_kwargs,
+            "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        self.el_generation = args, {**given, **(extra_gen_cls_kwargs or {})}
         self._close_journal()
-        generator = super().build_generator(models, args, *more, **kwargs)
+        generator: Generator = build_generator(
+            super().build_generator, models, args, **given, **kwargs
+        )
         if isinstance(generator, SequenceGenerator):
             convert_generator(generator, self.plan, self.memory_budget)
         return generator
@@ -136,7 +142,7 @@ class ELTask(ELInteractive, Specialized, _Base):
         from el_attention.plugin.batching import BatchSizes, DatasetByMemory
 
         if option_of(self, "batch_by_memory"):
-            sizes = BatchSizes(self.el_models, self.plan, self.memory_budget)
+            sizes = BatchSizes(self.el_models, self._run().cfg, self.plan, self.memory_budget)
             by_memory = partial(DatasetByMemory, sizes=sizes)
             is_lines = isinstance(dataset, LinesDataset)
             dataset = dataset.around(by_memory) if is_lines else by_memory(dataset)
@@ -172,6 +178,11 @@ class ELTask(ELInteractive, Specialized, _Base):
         if option_of(self, "journal"):
             raise ValueError("--journal: expected a generation, got training")
         super().begin_epoch(epoch, model)
+
+    def _run(self) -> Run:
+        if self.el_run is None:
+            self.el_run = Run()
+        return self.el_run
 
     def _open_journal(self, models: Any) -> Journal:
         if self.el_journal is None:
