@@ -1,8 +1,8 @@
 """What the site takes from the repository when it is built, so that no text lies in it twice.
 
-A page whose front matter says `source: PATH` is that file of the repository.  Links in it lead to
-the page that shows their target, or become plain text where none does.  `command-line.md` is
-written from the parsers.
+A page whose front matter says `source: PATH` is that file of the repository.  Links lead to the
+page that shows their target, or become plain text where none does.  The reference of the command
+line is written from the parsers.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
     """Returns the text of a page.
 
     Raises:
-        PluginError: if its source, or the target of a link in the source, is not there.
+        PluginError: if its source, or the target of a link in it, is not there.
     """
-    source = page.meta.get("source")
-    if source is not None:
-        path = ROOT / source
-        if not path.is_file():
-            raise PluginError(f"{page.file.src_uri}: expected the file {source}, there is none")
-        shown = pages_of(files)
-        return LINK.sub(
-            lambda link: linked(link, source, page.file.src_uri, shown), path.read_text()
-        )
-    return markdown.replace(COMMANDS, "\n".join(commands()))
+    source, shown = page.meta.get("source"), pages_of(files)
+    if source is None:
+        source = f"docs/{page.file.src_uri}"
+        markdown = markdown.replace(COMMANDS, "\n".join(commands()))
+    elif (ROOT / source).is_file():
+        markdown = (ROOT / source).read_text()
+    else:
+        raise PluginError(f"{page.file.src_uri}: expected the file {source}, there is none")
+    return LINK.sub(lambda link: linked(link, source, page.file.src_uri, shown), markdown)
 
 
 def pages_of(files: Any) -> dict[str, str]:
     """Returns the page of each file of the repository that the site shows."""
-    shown = {}
+    shown = {f"docs/{file.src_uri}": file.src_uri for file in files}
     for file in files.documentation_pages():
         found = SOURCE.match(file.content_string)
-        shown[found[1] if found else f"docs/{file.src_uri}"] = file.src_uri
+        if found:
+            shown[found[1]] = file.src_uri
     return shown
 
 
@@ -61,7 +61,7 @@ def linked(link: re.Match[str], source: str, page: str, pages: Mapping[str, str]
     Raises:
         PluginError: if there is no file at its target.
     """
-    _, text, target, anchor = link.groups()
+    picture, text, target, anchor = link.groups()
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
     if not (ROOT / path).exists():
         raise PluginError(f"{source}: expected a file for the link to {target}, there is none")
@@ -69,7 +69,8 @@ def linked(link: re.Match[str], source: str, page: str, pages: Mapping[str, str]
     if shown is None:
         plain = text.strip("`")
         return f"`{path}`" if plain in path else f"{text} (`{path}`)"
-    return f"[{text}]({posixpath.relpath(shown, posixpath.dirname(page) or '.')}{anchor or ''})"
+    place = posixpath.relpath(shown, posixpath.dirname(page) or ".")
+    return f"{picture}[{text}]({place}{anchor or ''})"
 
 
 def commands() -> Iterator[str]:

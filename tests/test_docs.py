@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from el_attention import cli
 from el_attention.plugin.options import OPTIONS
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ def test_the_reference_has_every_option_and_default(hooks) -> None:
         ("[the model](scripts/COST_MODEL.md)", "[the model](cost-model.md)"),
         ("[the model](scripts/COST_MODEL.md#limits)", "[the model](cost-model.md#limits)"),
         ("[kernels](csrc)", "[kernels](kernels.md)"),
+        ("![rows](docs/pictures/tree.svg)", "![rows](pictures/tree.svg)"),
         ("[`setup.py`](setup.py)", "`setup.py`"),
         ("[the build](setup.py)", "the build (`setup.py`)"),
         ("[paper](https://arxiv.org/abs/2105.04779)", "[paper](https://arxiv.org/abs/2105.04779)"),
@@ -69,7 +72,11 @@ def test_the_reference_has_every_option_and_default(hooks) -> None:
     ],
 )
 def test_links_lead_to_pages_or_become_text(hooks, text, expected) -> None:
-    pages = {"scripts/COST_MODEL.md": "cost-model.md", "csrc/README.md": "kernels.md"}
+    pages = {
+        "scripts/COST_MODEL.md": "cost-model.md",
+        "csrc/README.md": "kernels.md",
+        "docs/pictures/tree.svg": "pictures/tree.svg",
+    }
 
     def replace(link):
         return hooks.linked(link, "README.md", "index.md", pages)
@@ -81,3 +88,15 @@ def test_a_link_to_nothing_stops_the_build(hooks) -> None:
     link = hooks.LINK.search("[gone](scripts/gone.md)")
     with pytest.raises(Exception, match=r"README\.md: expected a file .* scripts/gone\.md"):
         hooks.linked(link, "README.md", "index.md", {})
+
+
+def test_the_readme_is_short_and_its_figures_are_recorded() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.split()) <= 900
+    for command in ("make demo ", "make test ", "--task el_translation", "pip install . "):
+        assert command in readme
+    recorded = (ROOT / "scripts" / "bench" / "RESULTS.md").read_text().replace(",", "")
+    figures = re.findall(r"([\d.]+) ms, ([\d.]+) /s", readme)
+    assert len(figures) == 3 * 8
+    for step, rate in figures:
+        assert re.search(rf"\| {step} \|.*\| {rate} \|", recorded), (step, rate)
