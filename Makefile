@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 QUICK := $(patsubst %,tests/test_%.py,minimal_example operators operator_contracts candidates ngrams tree \
-  no_copies search layer parts plain fallbacks cost_model)
+  no_copies search decoder_runtime described_decoder imports parts plain fallbacks cost_model)
 TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
 KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
@@ -16,7 +16,7 @@ help: ## this list
 env: ## the environment in .venv, made or completed
 	@scripts/setup_env.sh
 
-test-quick: env ## two minutes of them: operators, tree, search, layers, fallbacks
+test-quick: env ## two minutes of them: operators, tree, search, decoders, fallbacks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(QUICK)
 
 test: env ## the fast tests
