@@ -10,6 +10,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from fairseq.token_generation_constraints import pack_constraints
 from torch import Tensor, nn
 
 import el_attention
+from el_attention.plugin.own_limits import OwnLimitsGenerator
+from el_attention.plugin.splitting import SplittingGenerator
 from tiny import (
     Hypotheses,
     assert_same,
@@ -42,17 +45,29 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "unordered constraints": {"constraints": "unordered"},
     "source length": {"match_source_len": True},
 }
+# Who makes the batches: the user, or the product where memory is short.
+#   whole: one batch, as in stock.
+#   alone: one batch here, and every sentence alone in stock.
+#   split: one batch for which memory does not suffice here.
+#   by memory: the same, and every sentence has the limits of length that it has alone in stock.
+BATCHES = ("whole", "alone", "split", "by memory")
 
 
 class Repeats(nn.Module):
-    """Blocks n-grams word by word, but not in rows that have ended or would have no word left."""
+    """Blocks n-grams word by word, but not in rows that have ended or would have no word left.
 
-    def __init__(self, size: int, eos: int) -> None:
+    Nor does it block a word that a constraint of the search asks for next.
+    """
+
+    def __init__(self, size: int, eos: int, search: nn.Module) -> None:
         super().__init__()
-        self.size, self.eos = size, eos
+        self.size, self.eos, self.search = size, eos, search
 
     def forward(self, tokens: Tensor, lprobs: Tensor, _: int, __: int, step: int) -> Tensor:
+        states = [s for beams in getattr(self.search, "constraint_states", []) for s in beams]
         for row, scores in enumerate(lprobs):
+            wanted = [int(word) for word in states[row].next_tokens()] if states else []
+            asked_for = scores[wanted]
             history = tokens[row, 1 : step + 1].tolist()
             ngrams = [tuple(history[i : i + self.size]) for i in range(len(history))]
             possible = scores.gt(-torch.inf).nonzero().flatten().tolist()
@@ -63,7 +78,23 @@ class Repeats(nn.Module):
             ]
             if self.eos not in history and left:
                 scores[[word for word in possible if word not in left]] = -torch.inf
+            scores[wanted] = asked_for
         return lprobs
+
+
+class Short:
+    """A generator that has memory for a few sentences only."""
+
+    def __init__(self, generator: Any, most: int) -> None:
+        self._generator, self._most = generator, most
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Any:
+        if len(sample["net_input"]["src_tokens"]) > self._most:
+            raise MemoryError
+        return self._generator.generate(models, sample, **arguments)
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,9 @@ class Case:
         search: one of `SEARCHES`.
         beam: number of beams.
         min_len: shortest hypothesis.
-        max_len: longest hypothesis.
+        max_len: longest hypothesis; with `max_len_a`, what is added to it.
+        max_len_a: words of the longest hypothesis for each of the source.
+        batches: one of `BATCHES`.
         lenpen: length penalty.
         temperature: of the softmax.
         suppressed: number of words that are forbidden after a prefix.
@@ -118,6 +151,8 @@ class Case:
     beam: int = 3
     min_len: int = 1
     max_len: int = 10
+    max_len_a: float = 0.0
+    batches: str = "whole"
     lenpen: float = 1.0
     temperature: float = 1.0
     suppressed: int = 0
@@ -186,6 +221,7 @@ class Case:
         return {
             "beam": self.beam,
             "min_len": self.min_len,
+            "max_len_a": self.max_len_a,
             "max_len_b": self.max_len,
             "lenpen": self.lenpen,
             "temperature": self.temperature,
@@ -208,30 +244,63 @@ class Case:
 
     def run(self) -> tuple[Hypotheses, Hypotheses]:
         """Generates with stock fairseq and with EL-attention, from one seed."""
-        symbols, networks, results = dictionary(self.words), self.networks(), []
-        for convert in (False, True):
-            words = [symbols[symbols.nspecial + i] for i in range(self.suppressed)]
-            extra = {"tokens_to_suppress": words} if words else {}
-            generator = generator_of(networks, symbols, self.options(), **extra)
-            if not convert or self.stock_generator:
-                with_own_limits(generator)
-                if self.ngrams:
-                    generator.repeat_ngram_blocker = Repeats(self.ngrams, symbols.eos())
-            if convert and self.stock_generator:
-                for model in generator.model.models:
-                    el_attention.convert(model, self.plan)
-            elif convert:
-                el_attention.convert(generator, self.plan)
-            torch.manual_seed(self.seed)
-            sample = batch(symbols, self.lengths, self.seed, self.left_pad)
-            results.append(generator.generate(None, sample, **self.arguments()))
-        return results[0], results[1]
+        symbols, networks = dictionary(self.words), self.networks()
+        words = [symbols[symbols.nspecial + i] for i in range(self.suppressed)]
+        extra = {"tokens_to_suppress": words} if words else {}
+        stock, ours = (generator_of(networks, symbols, self.options(), **extra) for _ in range(2))
+        for generator in [stock, ours] if self.stock_generator else [stock]:
+            with_own_limits(generator)
+            if self.ngrams:
+                blocker = Repeats(self.ngrams, symbols.eos(), generator.search)
+                generator.repeat_ngram_blocker = blocker
+        if self.stock_generator:
+            for model in ours.model.models:
+                el_attention.convert(model, self.plan)
+        else:
+            el_attention.convert(ours, self.plan)
+        sample = batch(symbols, self.lengths, self.seed, self.left_pad)
+        arguments = self.arguments()
+        torch.manual_seed(self.seed)
+        if self.batches in ("alone", "by memory"):
+            expected = [
+                stock.generate(None, *args, **kwargs)[0]
+                for args, kwargs in each_alone(sample, arguments, symbols.pad())
+            ]
+        else:
+            expected = stock.generate(None, sample, **arguments)
+        torch.manual_seed(self.seed)
+        return expected, self._in_batches(ours).generate(None, sample, **arguments)
+
+    def _in_batches(self, generator: Any) -> Any:
+        """Returns what the task puts before a generator, with memory for half of the sentences."""
+        if self.batches == "by memory":
+            generator = OwnLimitsGenerator(generator)
+        if self.batches in ("split", "by memory"):
+            # With `match_source_len`, the longest source comes along with every part.
+            least = 2 if self.search == "source length" else 1
+            generator = SplittingGenerator(Short(generator, max(least, len(self.lengths) // 2)))
+        return generator
 
     def check(self) -> None:
         """Asserts that both give the same tokens and scores."""
         stock, ours = self.run()
         # Stock fairseq computes softmax in float32, in float64 too.
         assert_same(stock, ours, tolerance=1e-6 if self.double else 1e-5)
+
+
+def each_alone(
+    sample: dict[str, Any], arguments: dict[str, Tensor], pad: int
+) -> Iterator[tuple[tuple[dict[str, Any]], dict[str, Tensor]]]:
+    """Yields the arguments of `generate` for each sentence of a batch, without padding."""
+    for sentence, tokens in enumerate(sample["net_input"]["src_tokens"]):
+        own = {name: value[sentence : sentence + 1] for name, value in arguments.items()}
+        if "prefix_tokens" in own:
+            prefix = own.pop("prefix_tokens")
+            if prefix.ne(pad).any():
+                own["prefix_tokens"] = prefix[:, prefix[0].ne(pad)]
+        source = tokens[tokens.ne(pad)].unsqueeze(0)
+        net_input = {"src_tokens": source, "src_lengths": torch.tensor([source.size(1)])}
+        yield ({"id": torch.tensor([0]), "net_input": net_input},), own
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from el_attention.state import BeamTree
-from random_case import ARCHITECTURES, SEARCHES, Case, main
+from random_case import ARCHITECTURES, BATCHES, SEARCHES, Case, main
 from tiny import PLANS
 
 
@@ -25,6 +25,13 @@ def cases(draw: st.DrawFn) -> Case:
     beam = draw(st.integers(1, 8))
     longest = draw(st.integers(6, 14))
     unconstrained = "constraints" not in search  # forced words may leave stock without candidates
+    random = "sampling" in SEARCHES[search]
+    if random:  # other numbers are drawn in other batches
+        batches = "whole"
+    elif search == "source length":
+        batches = draw(st.sampled_from([b for b in BATCHES if b != "alone"]))
+    else:
+        batches = draw(st.sampled_from(BATCHES))
     lengths_of_prefix: SearchStrategy[list[int]] = st.lists(
         st.integers(1 if "lm" in architecture else 0, 5),
         min_size=len(lengths),
@@ -49,14 +56,16 @@ def cases(draw: st.DrawFn) -> Case:
         beam=beam + beam % 2 if search == "diverse beams" else beam,
         min_len=1 if search == "source length" else draw(st.integers(1, 6)),
         suppressed=draw(st.sampled_from([0, 0, 3])) if unconstrained else 0,
-        ngrams=draw(st.sampled_from([0, 0, 1, 2, 3])) if unconstrained else 0,
+        ngrams=draw(st.sampled_from([0, 0, 1, 2, 3])),
         max_len=longest if unconstrained else longest + 10,
+        max_len_a=0.0 if batches == "alone" else draw(st.sampled_from([0.0, 0.0, 0.7, 1.0])),
+        batches=batches,
         lenpen=draw(st.sampled_from([0.0, 1.0, 2.0])),
         temperature=draw(st.sampled_from([0.7, 1.0, 1.6])),
         unkpen=draw(st.sampled_from([-1.0, 0.0, 1.0])),
         eos=draw(st.sampled_from([1.0, 2.0, 3.0])),
         stock_generator=draw(st.sampled_from([False, False, True])),
-        retain_dropout=draw(st.sampled_from([0.0, 0.0, 0.0, 0.2])),
+        retain_dropout=draw(st.sampled_from([0.0, 0.0, 0.2])) if batches == "whole" else 0.0,
         double=draw(st.sampled_from([False, False, True])),
     )
 
