@@ -64,7 +64,8 @@ class Repeats(nn.Module):
         self.size, self.eos, self.search = size, eos, search
 
     def forward(self, tokens: Tensor, lprobs: Tensor, _: int, __: int, step: int) -> Tensor:
-        states = [s for beams in getattr(self.search, "constraint_states", []) for s in beams]
+        sentences = getattr(self.search, "constraint_states", None) or []
+        states = [state for beams in sentences for state in beams]
         for row, scores in enumerate(lprobs):
             wanted = [int(word) for word in states[row].next_tokens()] if states else []
             asked_for = scores[wanted]
@@ -80,6 +81,10 @@ class Repeats(nn.Module):
                 scores[[word for word in possible if word not in left]] = -torch.inf
             scores[wanted] = asked_for
         return lprobs
+
+
+class StockFailed(Exception):
+    """Stock fairseq cannot run a case."""
 
 
 class Short:
@@ -261,15 +266,26 @@ class Case:
         sample = batch(symbols, self.lengths, self.seed, self.left_pad)
         arguments = self.arguments()
         torch.manual_seed(self.seed)
-        if self.batches in ("alone", "by memory"):
-            expected = [
-                stock.generate(None, *args, **kwargs)[0]
-                for args, kwargs in each_alone(sample, arguments, symbols.pad())
-            ]
-        else:
-            expected = stock.generate(None, sample, **arguments)
+        try:
+            expected = self._expected(stock, sample, arguments, symbols.pad())
+        except (AssertionError, RuntimeError) as error:
+            # It runs past the longest length where forced words leave it no candidate, and cannot
+            # draw where the probabilities of all that is allowed round to 0.
+            raise StockFailed(str(error)) from error
         torch.manual_seed(self.seed)
         return expected, self._in_batches(ours).generate(None, sample, **arguments)
+
+    def _expected(
+        self, stock: Any, sample: dict[str, Any], arguments: dict[str, Tensor], pad: int
+    ) -> Hypotheses:
+        """What stock fairseq generates, for a sentence at a time where the product must."""
+        if self.batches in ("alone", "by memory"):
+            return [
+                stock.generate(None, *args, **kwargs)[0]
+                for args, kwargs in each_alone(sample, arguments, pad)
+            ]
+        hypotheses: Hypotheses = stock.generate(None, sample, **arguments)
+        return hypotheses
 
     def _in_batches(self, generator: Any) -> Any:
         """Returns what the task puts before a generator, with memory for half of the sentences."""
