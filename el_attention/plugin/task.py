@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from el_attention.plugin.conversion import convert_generator, convert_model
+from el_attention.plugin.every_sentence import EverySentence
 from el_attention.plugin.hub import of_batch
 from el_attention.plugin.inference import ELInferenceModel, Run
 from el_attention.plugin.interactive import ELInteractive, LinesDataset
@@ -136,16 +137,23 @@ class ELTask(ELInteractive, Specialized, _Base):
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Makes batches as the original task does or, with --batch-by-memory, by memory.
 
+        In a generation from a data set every sentence is in a batch.
+
         Raises:
             ValueError: if there is no generation to make batches for, as in training.
         """
         from el_attention.plugin.batching import BatchSizes, DatasetByMemory
 
+        is_generated = self._run().cfg is not None and any(
+            dataset is loaded for loaded in self.datasets.values()
+        )
         if option_of(self, "batch_by_memory"):
             sizes = BatchSizes(self.el_models, self._run().cfg, self.plan, self.memory_budget)
             by_memory = partial(DatasetByMemory, sizes=sizes)
             is_lines = isinstance(dataset, LinesDataset)
             dataset = dataset.around(by_memory) if is_lines else by_memory(dataset)
+        elif is_generated:
+            dataset = EverySentence(dataset)
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def inference_step(
