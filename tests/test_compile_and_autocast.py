@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 import el_attention
 from el_attention.plugin.decoder import ELDecoder
@@ -28,6 +29,21 @@ def test_a_model_that_was_compiled_generates_as_the_original(family, wrap) -> No
     assert_same(
         expected.generate(None, sample, **arguments), generator.generate(None, sample, **arguments)
     )
+
+
+def test_a_model_in_a_wrapper_for_several_devices_is_converted() -> None:
+    wrapped = nn.DataParallel(copy.deepcopy(model_of("transformer")))
+    assert el_attention.convert(wrapped) is wrapped
+    assert isinstance(wrapped.module.decoder, ELDecoder)
+    sample = batch(SYMBOLS, (6, 3, 2, 4))
+    expected = generator_of([model_of("transformer")], SYMBOLS, OPTIONS).generate(None, sample)
+    generator = el_attention.convert(generator_of([wrapped.module], SYMBOLS, OPTIONS))
+    assert_same(expected, generator.generate(None, sample))
+
+
+def test_a_wrapped_model_that_is_none_of_fairseqs_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="got Linear"):
+        el_attention.convert(nn.DataParallel(nn.Linear(2, 2)))
 
 
 @pytest.mark.parametrize("family", ["transformer", "bart", "lm"])

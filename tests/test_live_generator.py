@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
 import torch
+from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.search import DiverseBeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 
 import el_attention
@@ -26,7 +29,7 @@ def answer(generator: SequenceGenerator, family: str) -> list[list[dict[str, tor
     return generator.generate([], sample, prefix_tokens=prefix)
 
 
-@pytest.mark.parametrize("family", ["lm"])
+@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
 def test_autocast_gives_what_stock_gives(family):
     stock, ours = generators(family)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -48,20 +51,58 @@ def test_autocast_gives_what_stock_gives(family):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("family", ["lm"])
+@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
 def test_values_changed_on_a_converted_generator_count(family, change):
     stock, ours = generators(family)
     answer(ours, family)
     for generator in (stock, ours):
         for name, value in change.items():
             setattr(generator, name, value)
+    if "beam_size" in change:  # of which stock BART has told its models when it was made
+        stock, _ = generators(family, beam=change["beam_size"])
     assert_same(answer(stock, family), answer(ours, family))
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-@pytest.mark.parametrize("family", ["lm"])
+@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
 def test_converted_generators_survive_copies(family, again):
     stock, ours = generators(family)
     twin = again(ours)
     assert type(twin) is type(ours)
     assert_same(answer(stock, family), answer(twin, family))
+
+
+def strategies(generator: SequenceGenerator) -> None:
+    generator.search = DiverseBeamSearch(SYMBOLS, num_groups=3, diversity_strength=0.7)
+
+
+def blocked(generator: SequenceGenerator) -> None:
+    generator.repeat_ngram_blocker = NGramRepeatBlock(2)
+
+
+@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
+def test_a_search_strategy_changed_on_a_converted_generator_counts(family):
+    stock, ours = generators(family)
+    before = answer(ours, family)
+    for generator in (stock, ours):
+        strategies(generator)
+    after = answer(ours, family)
+    assert_same(answer(stock, family), after)
+    assert [h["tokens"].tolist() for s in before for h in s] != [
+        h["tokens"].tolist() for s in after for h in s
+    ]
+
+
+@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
+def test_a_block_of_ngrams_set_on_a_converted_generator_counts(family):
+    # Stock fairseq blocks nothing on a CPU, whose extension is for CUDA.
+    _, ours = generators(family, max_len_b=14)
+    _, expected = generators(family, max_len_b=14, no_repeat_ngram_size=2)
+    answer(ours, family)
+    blocked(ours)
+    assert_same(answer(expected, family), answer(ours, family))
+    for sentence in answer(ours, family):
+        for hypothesis in sentence:
+            tokens = hypothesis["tokens"].tolist()
+            pairs = list(itertools.pairwise(tokens))
+            assert len(pairs) == len(set(pairs))

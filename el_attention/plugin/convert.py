@@ -26,7 +26,8 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
     one warning says why.
 
     Args:
-        target: a fairseq model, also one that `torch.compile` has wrapped; the result of
+        target: a fairseq model, also one that `torch.compile`, `DataParallel` or
+            `DistributedDataParallel` has wrapped; the result of
             `from_pretrained`; or a `SequenceGenerator`, whose models are converted too.
         plan: "auto", "expanded-query" or "shared-projection".
         memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
@@ -53,6 +54,6 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
     else:
         raise TypeError(
             "convert: expected a fairseq model, a hub interface or a SequenceGenerator, "
-            f"got {type(target).__name__}"
+            f"got {type(original(target)).__name__}"
         )
     return target

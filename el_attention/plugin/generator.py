@@ -121,6 +121,7 @@ class ELGenerator(Specialized, _Generator):
     ) -> list[list[dict[str, Tensor]]]:
         from fairseq.search import DiverseBeamSearch
 
+        self._take_over_block()
         reason = self.reason_against(sample, constraints)
         if reason is not None and reason not in self.el_announced:
             self.el_announced.add(reason)
@@ -141,6 +142,12 @@ class ELGenerator(Specialized, _Generator):
         return super(ELGenerator, run)._generate(
             sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
         )
+
+    def _take_over_block(self) -> None:
+        """Replaces fairseq's block of n-grams, which does nothing on a CPU, wherever it was set."""
+        if type(self.repeat_ngram_blocker) is NGramRepeatBlock:
+            size = self.repeat_ngram_blocker.no_repeat_ngram_size
+            self.repeat_ngram_blocker = NGramBlock(size, self.eos)
 
     def _run(self, prefix_tokens: Tensor | None, bos_token: int | None) -> ELGenerator:
         """Returns a shallow copy that holds what one run changes, for threads share this one."""
@@ -294,8 +301,6 @@ def specialize_generator(generator: _Generator) -> _Generator:
     ensemble.beam = generator.beam_size
     ensemble.prompt = None
     generator.el_announced = set()
+    generator._take_over_block()
     ensemble.keep_attention = isinstance(generator, SequenceGeneratorWithAlignment)
-    if generator.repeat_ngram_blocker is not None:
-        size = generator.repeat_ngram_blocker.no_repeat_ngram_size
-        generator.repeat_ngram_blocker = NGramBlock(size, generator.eos)
     return generator

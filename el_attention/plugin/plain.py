@@ -31,7 +31,9 @@ def _qualified(kind: type) -> str:
 
 
 def original(module: Any) -> Any:
-    """Returns the module that `torch.compile` has wrapped, or `module` itself."""
+    """Returns what `torch.compile` or a wrapper for several devices has wrapped, or `module`."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return original(module.module)
     return getattr(module, "_orig_mod", module)
 
 
