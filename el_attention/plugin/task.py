@@ -17,6 +17,7 @@ from el_attention.plugin.options import option_of
 from el_attention.plugin.own_limits import OwnLimitsGenerator
 from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator, run_settings
+from el_attention.plugin.shards import require_constraints, sharded
 from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.plugin.splitting import SplittingGenerator
 from el_attention.robust.journal import Journal
@@ -137,23 +138,28 @@ class ELTask(ELInteractive, Specialized, _Base):
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Makes batches as the original task does or, with --batch-by-memory, by memory.
 
-        In a generation from a data set every sentence is in a batch.
+        In a generation from a data set every sentence is in a batch, of one shard.
 
         Raises:
-            ValueError: if there is no generation to make batches for, as in training.
+            ValueError: if there is no generation to make batches for, as in training, no such
+                shard, or no constraints where they are asked for.
         """
         from el_attention.plugin.batching import BatchSizes, DatasetByMemory
 
-        is_generated = self._run().cfg is not None and any(
-            dataset is loaded for loaded in self.datasets.values()
-        )
-        if option_of(self, "batch_by_memory"):
-            sizes = BatchSizes(self.el_models, self._run().cfg, self.plan, self.memory_budget)
-            by_memory = partial(DatasetByMemory, sizes=sizes)
-            is_lines = isinstance(dataset, LinesDataset)
-            dataset = dataset.around(by_memory) if is_lines else by_memory(dataset)
+        cfg, by_memory = self._run().cfg, option_of(self, "batch_by_memory")
+        is_lines = isinstance(dataset, LinesDataset)
+        is_loaded = any(dataset is loaded for loaded in self.datasets.values())
+        is_generated = cfg is not None and is_loaded
+        if is_generated or (cfg is not None and is_lines):
+            require_constraints(dataset, cfg)
+        if by_memory:
+            sizes = BatchSizes(self.el_models, cfg, self.plan, self.memory_budget)
+            wrap = partial(DatasetByMemory, sizes=sizes)
+            dataset = dataset.around(wrap) if is_lines else wrap(dataset)
         elif is_generated:
             dataset = EverySentence(dataset)
+        if is_generated:
+            dataset = sharded(dataset, cfg, kwargs.get("num_shards", 1), bool(by_memory))
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def inference_step(
