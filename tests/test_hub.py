@@ -362,3 +362,18 @@ def test_alignments_that_cannot_be_are_refused(workspace) -> None:
     ours = el_attention.convert(hub(workspace, "transformer"))
     with pytest.raises(ValueError, match=r"verbose.*soft"):
         ours.translate(sentences("transformer"), verbose=True, print_alignment="soft")
+
+
+def test_sentences_that_are_left_out_are_named(workspace, caplog) -> None:
+    interface = el_attention.convert(hub(workspace, "transformer"))
+    limit = interface.max_positions[0]
+    lines = [torch.full((length,), 5) for length in (4, limit + 1, 3, limit + 7)]
+    results = interface.generate(lines, skip_invalid_size_inputs=True)
+    assert len(results) == 2
+    assert f"2 of 4 sentences have no hypotheses, because they are longer than {limit}" in (
+        caplog.text
+    )
+    assert "[1, 3]" in caplog.text
+    caplog.clear()
+    assert len(interface.generate(lines[::2], skip_invalid_size_inputs=True)) == 2
+    assert "no hypotheses" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from fairseq.hub_utils import GeneratorHubInterface as _Base
 else:
     _Base = object
+
+
+logger = logging.getLogger(__name__)
 
 
 class BySentence:
@@ -75,7 +79,8 @@ class ELHub(Specialized, _Base):
                 single sentence.
             beam: number of beams.
             verbose: whether to log sentences, hypotheses and hard alignments.
-            skip_invalid_size_inputs: whether to leave out sentences that are too long.
+            skip_invalid_size_inputs: whether to leave out sentences that are too long; a warning
+                names them.
             inference_step_args: arguments of the task's `inference_step`; `prefix_tokens` and
                 `constraints` may be among them.
             prefix_allowed_tokens_fn: is given a sentence's number in the call and its tokens so
@@ -87,7 +92,8 @@ class ELHub(Specialized, _Base):
             kwargs: options of the generation.
 
         Returns:
-            The hypotheses of each sentence, in its order; of a single sentence its hypotheses.
+            The hypotheses of each sentence that is not left out, in order; of a single sentence its
+            hypotheses.
 
         Raises:
             TypeError: if prefixes or constraints are no tensors.
@@ -129,7 +135,19 @@ class ELHub(Specialized, _Base):
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
             **kwargs,
         )
-        return results[0] if single else results
+        if len(results) < number:
+            self._warn_of_skipped([*tokenized_sentences], number - len(results))
+        return results[0] if single and results else results
+
+    def _warn_of_skipped(self, sentences: Sequence[Tensor], skipped: int) -> None:
+        """Names the sentences that have no hypotheses: results move up to their places."""
+        limits = self.max_positions
+        limit = limits[0] if isinstance(limits, (tuple, list)) else limits
+        numbers = [number for number, tokens in enumerate(sentences) if len(tokens) > limit]
+        logger.warning(
+            f"skip_invalid_size_inputs: {skipped} of {len(sentences)} sentences have no "
+            f"hypotheses, because they are longer than {limit} tokens: {numbers}"
+        )
 
 
 def _rows(name: str, value: Any, number: int, padding: int) -> Tensor:
