@@ -16,22 +16,16 @@ from el_attention.plugin.parts import (
     select,
     sentences_of,
 )
+from el_attention.plugin.wrapper import GeneratorWrapper
 
 
-class OwnLimitsGenerator:
+class OwnLimitsGenerator(GeneratorWrapper):
     """A generator that limits every hypothesis by the length of its own source.
 
     fairseq's limit, `max_len_a` times the length of the longest source of the batch plus
     `max_len_b`, counts padding.  Where batches are made by memory, hypotheses would depend on how
     much of it is free.  So sentences with other limits are generated apart, without the padding.
     """
-
-    def __init__(self, generator: Any) -> None:
-        """Stands before `generator`."""
-        self._generator = generator
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
 
     def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Results:
         """Generates; see fairseq's `SequenceGenerator.generate` for the arguments."""
