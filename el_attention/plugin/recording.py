@@ -2,71 +2,98 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
-from el_attention.plugin.parts import PER_SENTENCE, Generator, Results, generate_part, sentences_of
-from el_attention.robust.journal import Journal
+from el_attention.plugin.parts import (
+    PER_SENTENCE,
+    Results,
+    generate_part,
+    reason_against_parts,
+    sentences_of,
+)
+from el_attention.plugin.wrapper import GeneratorWrapper, innermost
+from el_attention.robust.description import describe, digest, plain_values
+from el_attention.robust.journal import Entry, Journal
+from el_attention.robust.memory import with_room
+from el_attention.robust.random_numbers import random_state, set_random_state
+from el_attention.robust.tensors import from_json, to_json
 
-logger = logging.getLogger(__name__)
+# Rows of tokens; the others hold numbers, some of which may equal that of the padding. Sources may
+# be padded on the left, too.
+_PADDED = ("src_tokens", "prev_output_tokens", "target", "prefix_tokens")
+# What else the values of fairseq's generators are kept in.
+_PARTS = ("search", "repeat_ngram_blocker")
 
 
-class RecordingGenerator:
+class RecordingGenerator(GeneratorWrapper):
     """A generator that records the hypotheses of every sentence, and returns recorded ones.
 
-    Where hypotheses are drawn at random, a recorded batch leaves the random numbers as it did
-    then, so that the run goes on as if it had not been interrupted.
+    Where hypotheses are drawn at random, they are returned only where the random numbers are what
+    they were, and leave these as they did then: the run goes on as if it had not been interrupted.
+    A copy records in the same journal; one that was pickled, which may be in another process, does
+    not record.
     """
 
-    def __init__(self, generator: Generator, journal: Journal) -> None:
-        """Stands before `generator`."""
-        self._generator = generator
-        self._journal = journal
+    def __init__(self, generator: Any, journal: Journal, by_sentence: bool = False) -> None:
+        """Stands before a generator.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
+        Args:
+            generator: of sequences or, if it has no beam, of scores.
+            journal: of this run.
+            by_sentence: whether hypotheses are returned to a sentence in any batch. Their scores
+                depend on the batch in the last digit; limits of length must be each sentence's own.
+        """
+        super().__init__(generator)
+        self._journal: Journal | None = journal
+        self._by_sentence = by_sentence
 
     def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Results:
         """Generates; see fairseq's `SequenceGenerator.generate` for the arguments.
 
         Raises:
             OSError: if the journal cannot be written.
+            MemoryError: if memory does not suffice for a record, twice.
+            ValueError: if the batch holds what cannot be told apart in another run.
         """
+        journal = self._journal
+        if journal is None:
+            return generate_part(
+                self._generator, models, sample, arguments, range(sentences_of(sample))
+            )
         device = sample["net_input"]["src_tokens"].device
-        keys = sentence_keys(self._generator, sample, arguments)
-        results: Results = [[] for _ in keys]
-        missing = []
-        for sentence, key in enumerate(keys):
-            entry = self._journal.take(key)
-            if entry is None:
-                missing.append(sentence)
-                continue
-            results[sentence] = from_json(entry.value, device)
-            if entry.moment is not None:
-                _set_random_state(device, entry.moment)
+        before = random_state(device)
+        number = sentences_of(sample)
+        apart = self._by_sentence and reason_against_parts({**sample, **arguments}, number) is None
+        keys = with_room(lambda: sentence_keys(self._generator, sample, arguments, apart))
+        drawn = [f"{key} {digest(before)}" for key in keys]
+        entries = [journal.take(key) or journal.take(d) for key, d in zip(keys, drawn, strict=True)]
+        recorded = with_room(lambda: _recorded(journal, entries, device))
+        missing = [sentence for sentence, found in enumerate(recorded) if found is None]
+        if missing and not apart:
+            missing = [*range(number)]
+        for sentence, entry in enumerate(entries):
+            if entry is not None and entry.moment is not None and sentence not in missing:
+                set_random_state(device, entry.moment)
+        results = [hypotheses or [] for hypotheses in recorded]
         if missing:
-            before = _random_state(device)
+            start = random_state(device)
             new = generate_part(self._generator, models, sample, arguments, missing)
-            after = _random_state(device)
+            after = random_state(device)
             for sentence, hypotheses in zip(missing, new, strict=True):
                 results[sentence] = hypotheses
-            self._journal.add(
-                [(keys[sentence], to_json(results[sentence])) for sentence in missing],
-                None if after == before else after,
+            names, moment = (keys, None) if after == start else (drawn, after)
+            with_room(
+                lambda: journal.add([(names[i], to_json(results[i])) for i in missing], moment)
             )
         return results
 
 
 def sentence_keys(
-    generator: Any, sample: Mapping[str, Any], arguments: Mapping[str, Any]
+    generator: Any, sample: Mapping[str, Any], arguments: Mapping[str, Any], by_sentence: bool
 ) -> list[str]:
     """Digests everything in a batch that the hypotheses of each sentence depend on.
 
@@ -74,114 +101,80 @@ def sentence_keys(
         generator: of sequences or, if it has no beam, of scores.
         sample: the batch.
         arguments: of `generate`.
+        by_sentence: whether a sentence is to have the same key in any batch; else its place and
+            all other sentences, padding included, are in its key. `reason_against_parts` must have
+            nothing against the batch then.
 
     Returns:
         A key for each sentence.
+
+    Raises:
+        ValueError: if there is something in the batch that cannot be told apart in another run.
     """
-    number, net_input = sentences_of(sample), sample["net_input"]
-    inputs = {"src_tokens": net_input["src_tokens"], **arguments}
-    batch: dict[str, Any] = {}
-    padded = True
-    if not hasattr(generator, "beam_size"):
-        inputs |= {**net_input, "target": sample["target"]}
-    elif generator.match_source_len:
-        batch["longest"] = int(net_input["src_lengths"].max())
+    inputs = {**sample["net_input"], **arguments}
+    if hasattr(generator, "beam_size"):
+        inputs.pop("prev_output_tokens", None)
     else:
-        padded = generator.max_len_a != 0  # the limit of lengths counts padding
+        inputs["target"] = sample["target"]
+    search = getattr(generator, "search", None)
+    if not by_sentence or hasattr(search, "prefix_allowed_tokens_fn"):
+        inputs["id"] = sample.get("id")
+    values = _values_of(innermost(generator))
+    number = sentences_of(sample)
+    if not by_sentence:
+        batch = digest([values, inputs])
+        return [f"{batch} {sentence}" for sentence in range(number)]
+    common = digest([values, {k: v for k, v in inputs.items() if k not in PER_SENTENCE}])
     rows: list[dict[str, Any]] = [{} for _ in range(number)]
     for name, value in inputs.items():
-        if name not in PER_SENTENCE or not (isinstance(value, Tensor) and len(value) == number):
-            batch[name] = value.tolist() if isinstance(value, Tensor) else value
-            continue
-        for row, line in zip(rows, value.cpu(), strict=True):
-            trim = name == "src_tokens" and not padded
-            row[name] = (line[line.ne(generator.pad)] if trim else line).tolist()
-    return [_digest(json.dumps([batch, row], default=str).encode()) for row in rows]
+        if name in PER_SENTENCE and value is not None:
+            for row, line in zip(rows, value.cpu(), strict=True):
+                row[name] = _without_padding(name, line, generator.pad)
+    return [digest([common, row]) for row in rows]
 
 
-def run_settings(
-    task: type, models: Iterable[nn.Module], options: Any, extra: Mapping[str, Any]
-) -> dict[str, str]:
-    """Describes what the hypotheses of all sentences depend on.
-
-    Args:
-        task: class of fairseq's task.
-        models: the ensemble.
-        options: fairseq's generation configuration.
-        extra: further arguments of the generator, a language model among them.
-
-    Returns:
-        Text by name, for a journal.
-    """
-    values: Any = options
-    values = OmegaConf.to_container(values) if isinstance(values, DictConfig) else vars(values)
-    settings = {"task": task.__name__, "weights": weights_digest(models)}
-    for name, value in {**values, **extra}.items():
-        is_model = isinstance(value, nn.Module)
-        settings[str(name)] = weights_digest([value]) if is_model else _text(value)
-    return settings
+def _recorded(
+    journal: Journal, entries: list[Entry | None], device: torch.device
+) -> list[list[dict[str, Any]] | None]:
+    """Reads the hypotheses of each sentence; None for one that is not recorded, or damaged."""
+    results: list[list[dict[str, Any]] | None] = []
+    for entry in entries:
+        hypotheses = None
+        if entry is not None:
+            try:
+                hypotheses = _hypotheses(from_json(entry.value, device))
+            except ValueError as error:
+                journal.damaged(entry.line, str(error))
+        results.append(hypotheses)
+    return results
 
 
-def weights_digest(models: Iterable[nn.Module]) -> str:
-    """A digest of all parameters and buffers: names, shapes, dtypes and values.
-
-    fairseq's `_float_tensor` buffers are left out: they stand for a dtype and a device, and their
-    values are never set.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for model in models:
-        for name, tensor in model.state_dict().items():
-            if isinstance(tensor, Tensor) and not name.endswith("_float_tensor"):
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-                values = tensor.detach().cpu().contiguous().reshape(-1)
-                digest.update(values.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _hypotheses(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, list) and all(isinstance(item, dict) and item for item in value):
+        return value
+    raise ValueError("expected hypotheses")
 
 
-def to_json(value: Any) -> Any:
-    """Writes hypotheses as JSON; tensors keep dtype, shape and exact values."""
-    if isinstance(value, Tensor):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return {"dtype": dtype, "shape": list(value.shape), "values": value.flatten().tolist()}
-    if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(item) for item in value]
-    return value
+def _values_of(generator: Any) -> Any:
+    """What users may change on a live generator."""
+    tensors = {name: v for name, v in vars(generator).items() if isinstance(v, Tensor)}
+    parts = [generator, *(getattr(generator, name, None) for name in _PARTS)]
+    values = [
+        [type(part).__qualname__, plain_values(part)]
+        for part in parts
+        if part is not None and hasattr(part, "__dict__")
+    ]
+    return [values, describe(tensors)]
 
 
-def from_json(value: Any, device: torch.device) -> Any:
-    """Reads what `to_json` wrote; tensors are made on `device`."""
-    if isinstance(value, Mapping):
-        if value.keys() == {"dtype", "shape", "values"}:
-            dtype = getattr(torch, value["dtype"])
-            return torch.tensor(value["values"], dtype=dtype, device=device).view(value["shape"])
-        return {key: from_json(item, device) for key, item in value.items()}
-    if isinstance(value, list):
-        return [from_json(item, device) for item in value]
-    return value
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _text(value: Any) -> str:
-    # Text of a function holds its address, which is another in every run.
-    return str(getattr(value, "__qualname__", value))
-
-
-def _random_state(device: torch.device) -> dict[str, str]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return {name: base64.b64encode(s.numpy().tobytes()).decode() for name, s in states.items()}
-
-
-def _set_random_state(device: torch.device, states: Mapping[str, str]) -> None:
-    for name, text in states.items():
-        state = torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8)
-        if name == "cpu":
-            torch.set_rng_state(state)
-        elif device.type == "cuda":
-            torch.cuda.set_rng_state(state, device)
+def _without_padding(name: str, line: Tensor, pad: int) -> Any:
+    """A row as a list, without the padding of its batch."""
+    values = line.tolist()
+    if name not in _PADDED or not isinstance(values, list):
+        return values
+    while values and values[-1] == pad:
+        values.pop()
+    if name == "src_tokens":
+        first = next((place for place, token in enumerate(values) if token != pad), 0)
+        values = values[first:]
+    return values

@@ -16,7 +16,8 @@ from el_attention.plugin.literals import forget_paths, require_literals
 from el_attention.plugin.options import option_of
 from el_attention.plugin.own_limits import OwnLimitsGenerator
 from el_attention.plugin.parts import Generator, Results
-from el_attention.plugin.recording import RecordingGenerator, run_settings
+from el_attention.plugin.recording import RecordingGenerator
+from el_attention.plugin.run_key import run_settings
 from el_attention.plugin.shards import require_constraints, sharded
 from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.plugin.splitting import SplittingGenerator
@@ -37,6 +38,7 @@ class ELTask(ELInteractive, Specialized, _Base):
     el_memory_budget: int | None = None
     el_models: Sequence[Any] = ()  # that --batch-by-memory makes batches for
     el_journal: Journal | None = None
+    el_recorded: Sequence[Any] = ()  # models that the journal is of
     el_run: Run | None = None  # that the models it builds are prepared for
     el_generation: tuple[Any, dict[str, Any]] = (None, {})  # options of the last generator built
 
@@ -175,11 +177,13 @@ class ELTask(ELInteractive, Specialized, _Base):
             OSError: if the journal cannot be written.
             ValueError: if the journal is of another run.
         """
-        if option_of(self, "batch_by_memory"):
+        by_memory = bool(option_of(self, "batch_by_memory"))
+        if by_memory:
             generator = OwnLimitsGenerator(generator)
         generator = SplittingGenerator(generator)
         if option_of(self, "journal"):
-            generator = RecordingGenerator(generator, self._open_journal(models))
+            # Batches made by memory are others in every run.
+            generator = RecordingGenerator(generator, self._open_journal(models), by_memory)
         kwargs = of_batch(sample, kwargs)
         return super().inference_step(generator, models, sample, *args, **kwargs)
 
@@ -199,13 +203,16 @@ class ELTask(ELInteractive, Specialized, _Base):
         return self.el_run
 
     def _open_journal(self, models: Any) -> Journal:
-        if self.el_journal is None:
-            options, extra = self.el_generation
-            settings = run_settings(type(self)._base, models, options, extra)
+        models = list(models)
+        same = [*map(id, models)] == [*map(id, self.el_recorded)]
+        if self.el_journal is None or not same:
+            self._close_journal()
+            settings = run_settings(self, models, *self.el_generation, self._run().cfg)
             self.el_journal = Journal(Path(option_of(self, "journal")), settings)
+            self.el_recorded = models
         return self.el_journal
 
     def _close_journal(self) -> None:
         if self.el_journal is not None:
             self.el_journal.close()
-            self.el_journal = None
+            self.el_journal, self.el_recorded = None, ()

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from el_attention.robust.cgroup import left_by_groups
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # What PyTorch's allocator for the CPU, C++, CUDA, cuBLAS and oneDNN (which compiles code for each
 # shape) say in a plain RuntimeError. oneDNN's other errors name more than a primitive or memory.
@@ -96,6 +102,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, SystemError):
         return str(error) == "error return without exception set"
     return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def with_room(work: Callable[[], T]) -> T:
+    """Works; if memory does not suffice, frees what nothing needs and works again, once.
+
+    Args:
+        work: leaves nothing behind when it fails.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning(f"out of memory: trying again with less in use; {error!r}")
+    # Only here: before, the error's traceback held what the attempt had made.
+    release()
+    return work()
 
 
 def _left_by_limits() -> Iterator[int]:
