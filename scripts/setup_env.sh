@@ -102,6 +102,10 @@ install_fairseq() {
 install_project() {
   # Not isolated: the operators are compiled for the torch that is here. -v shows what setup.py says.
   pip_install -v --no-build-isolation --editable '.[fairseq,demo,dev]'
+  # fairseq asks for torchaudio and imports without it. No torchaudio is made for today's torch, and
+  # one for another torch breaks `import transformers`.
+  $venv/bin/python -c 'import torchaudio' 2>/dev/null ||
+    $venv/bin/python -m pip uninstall --yes torchaudio
 }
 
 python=$(find_python)
