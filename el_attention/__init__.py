@@ -1,4 +1,4 @@
-"""EL-attention (Yan et al., ICML 2021) as a fairseq plugin.
+"""EL-attention (Yan et al., ICML 2021) for fairseq and for Hugging Face Transformers.
 
 Importing the package, which `--user-dir` does, registers the `el_` models and tasks and lets
 torch load fairseq checkpoints.  Without a working fairseq the operators, states and plans can
@@ -42,13 +42,28 @@ else:
 
 
 def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -> Any:
-    """Makes a model, hub interface or generator use EL-attention; see `plugin.convert`.
+    """Makes a model, hub interface or generator use EL-attention.
+
+    Models of Transformers go to `transformers_plugin.convert`, everything else to fairseq's
+    `plugin.convert`.
+
+    Args:
+        target: what is to generate; it is changed in place.
+        plan: "auto", "expanded-query" or "shared-projection".
+        memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
+
+    Returns:
+        `target`.
 
     Raises:
-        ImportError: if fairseq cannot be imported.
+        ImportError: if the target is not of Transformers, and fairseq cannot be imported.
         TypeError: if `target` is something else.
         ValueError: if there is no such plan.
     """
+    if any(base.__module__.partition(".")[0] == "transformers" for base in type(target).__mro__):
+        from el_attention import transformers_plugin
+
+        return transformers_plugin.convert(target, plan, memory_budget)
     if fairseq_error is not None:
         raise ImportError(f"el_attention.convert needs fairseq: {fairseq_error}") from fairseq_error
     return plugin.convert(target, plan, memory_budget)

@@ -16,6 +16,7 @@ import el_attention
 PACKAGE = Path(el_attention.__file__).parent
 FREE = ("ops", "state", "attention", "decoder", "search", "cost", "robust")
 FRAMEWORKS = ("fairseq", "transformers")
+FRONT_ENDS = ("el_attention.plugin", "el_attention.transformers_plugin")
 
 
 def module_of(path: Path) -> str:
@@ -89,7 +90,17 @@ def test_what_lies_below_the_front_ends_names_no_framework(folder) -> None:
     for name in mine:
         found = imports(modules()[name].read_text(encoding="utf-8"))
         assert not {x for x in found if x.split(".")[0] in FRAMEWORKS}, name
-        assert not {x for x in found if x.startswith("el_attention.plugin")}, name
+        assert not {x for x in found if x.startswith(FRONT_ENDS)}, name
+
+
+@pytest.mark.parametrize(("mine", "others"), [("plugin", 1), ("transformers_plugin", 0)])
+def test_each_front_end_imports_its_framework_only(mine, others) -> None:
+    names = [name for name in modules() if name.split(".")[1:2] == [mine]]
+    assert names
+    for name in names:
+        found = imports(modules()[name].read_text(encoding="utf-8"))
+        assert FRAMEWORKS[others] not in {x.split(".")[0] for x in found}, name
+        assert not {x for x in found if x.split(".")[:2] == FRONT_ENDS[others].split(".")}, name
 
 
 def test_the_walk_finds_what_it_is_to_find() -> None:
@@ -101,11 +112,27 @@ def test_the_walk_finds_what_it_is_to_find() -> None:
     assert "one" not in imports(source)
 
 
-def test_the_package_is_silent_without_fairseq() -> None:
+@pytest.mark.parametrize("absent", [(), ("fairseq",), ("transformers",), FRAMEWORKS])
+def test_the_package_is_silent_without_frameworks(absent) -> None:
     code = (
-        "import sys; sys.modules['fairseq'] = None\n"
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "import logging; logging.disable(logging.INFO)\n"
         "import el_attention\nfrom el_attention import decoder, search\n"
-        "assert el_attention.fairseq_error is not None\n"
+        f"assert (el_attention.fairseq_error is not None) == ('fairseq' in {absent})\n"
+        "assert 'el_attention.transformers_plugin' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_models_of_transformers_are_converted_without_fairseq() -> None:
+    pytest.importorskip("transformers", reason="of the extra `transformers`")
+    code = (
+        "import sys; sys.modules['fairseq'] = None\n"
+        "import el_attention, transformers\n"
+        "sizes = dict(n_embd=8, n_layer=1, n_head=2, vocab_size=9, n_positions=9)\n"
+        "model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))\n"
+        "print(type(el_attention.convert(model))._mixin.__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ELModel\n"), done.stderr

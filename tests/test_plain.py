@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from el_attention.plugin.plain import obstacle
+from el_attention.plain import obstacle
 
 
 def test_classes_of_one_name_are_told_apart():

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from el_attention import plain
 from el_attention.attention import Planner
 from el_attention.cost import SELF, SOURCE
 from el_attention.ops import can_run
-from el_attention.plugin import plain
 from el_attention.plugin.attention_step import AttentionStep, shown
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.specialize import Specialized
+from el_attention.specialize import Specialized
 
 if TYPE_CHECKING:
     from fairseq.modules import MultiheadAttention as _Base

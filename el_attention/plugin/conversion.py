@@ -12,13 +12,13 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from fairseq.sequence_generator import SequenceGenerator
 
 from el_attention.attention import Planner
+from el_attention.plain import original
 from el_attention.plugin.architecture import architecture_of
 from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.encoder import ELEncoder
 from el_attention.plugin.generator import specialize_generator
-from el_attention.plugin.plain import original
-from el_attention.plugin.specialize import specialize
+from el_attention.specialize import specialize
 
 logger = logging.getLogger(__name__)
 

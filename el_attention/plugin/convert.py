@@ -9,11 +9,11 @@ from fairseq.models import BaseFairseqModel
 from fairseq.sequence_generator import SequenceGenerator
 
 from el_attention.attention import PLAN_CHOICES
+from el_attention.plain import original
 from el_attention.plugin.conversion import convert_generator, convert_model
 from el_attention.plugin.hub import ELHub
-from el_attention.plugin.plain import original
-from el_attention.plugin.specialize import specialize
 from el_attention.plugin.task import ELTask
+from el_attention.specialize import specialize
 
 T = TypeVar("T", BaseFairseqModel, GeneratorHubInterface, SequenceGenerator)
 

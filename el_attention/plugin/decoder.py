@@ -19,7 +19,7 @@ from el_attention.ops import can_run
 from el_attention.plugin.decoding import DecodingState, Prompt
 from el_attention.plugin.describe import embedding_of, output_of, spec_of, unsupported
 from el_attention.plugin.encoder_out import EncoderOut, SharedEncoderOut
-from el_attention.plugin.specialize import Specialized
+from el_attention.specialize import Specialized
 from el_attention.state import Source, States
 
 if TYPE_CHECKING:

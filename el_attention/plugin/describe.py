@@ -14,6 +14,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
+from el_attention import plain
 from el_attention.decoder import (
     Affine,
     AttentionSpec,
@@ -24,10 +25,9 @@ from el_attention.decoder import (
     Norm,
     OutputSpec,
 )
-from el_attention.plugin import plain
 from el_attention.plugin.attention import ELAttention
 from el_attention.plugin.attention_step import acts, sinks_of
-from el_attention.plugin.specialize import specialized_class
+from el_attention.specialize import specialized_class
 
 if TYPE_CHECKING:
     from el_attention.plugin.decoder import ELDecoder

@@ -12,7 +12,7 @@ from torch import Tensor
 from el_attention.plugin.attention_step import acts
 from el_attention.plugin.encoder_out import SENTENCE_AXIS, EncoderOut, SharedEncoderOut
 from el_attention.plugin.parts import reason_against_parts, rows_of, say_once, sentences_at_once
-from el_attention.plugin.specialize import Specialized
+from el_attention.specialize import Specialized
 
 if TYPE_CHECKING:
     from fairseq.models.transformer import TransformerEncoderBase as _Base

@@ -16,9 +16,9 @@ from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
 from el_attention.plugin.encoder_out import EncoderOut
 from el_attention.plugin.ngrams import NGramBlock
-from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.search import Settings, beam_search
 from el_attention.search.restrictions import forbid_, prefix_is_over
+from el_attention.specialize import Specialized, specialize
 
 if TYPE_CHECKING:
     from fairseq.sequence_generator import EnsembleModel as _Ensemble

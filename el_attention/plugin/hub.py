@@ -14,7 +14,7 @@ from fairseq.models.bart import BARTHubInterface
 from torch import Tensor
 
 from el_attention.plugin.parts import Results
-from el_attention.plugin.specialize import Specialized
+from el_attention.specialize import Specialized
 
 if TYPE_CHECKING:
     from fairseq.hub_utils import GeneratorHubInterface as _Base

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from el_attention.plugin.specialize import Specialized
+from el_attention.specialize import Specialized
 
 if TYPE_CHECKING:
     from fairseq.models import BaseFairseqModel as _Model

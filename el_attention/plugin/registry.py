@@ -11,8 +11,8 @@ from el_attention.plugin.architecture import is_served
 from el_attention.plugin.convert import convert
 from el_attention.plugin.literals import require_literals
 from el_attention.plugin.options import config_with_options, with_options
-from el_attention.plugin.specialize import Specialized, specialized_class
 from el_attention.plugin.task import ELTask
+from el_attention.specialize import Specialized, specialized_class
 
 PREFIX = "el_"
 

@@ -17,8 +17,8 @@ from torch import nn
 
 import el_attention
 from el_attention.ops import extension
-from el_attention.plugin.specialize import Specialized
 from el_attention.robust.description import digest, module_settings, weights_digest
+from el_attention.specialize import Specialized
 
 # Options that may be others where a run is continued, by name, whatever group they are in. All
 # others must be the same: a change that would do no harm is refused rather than guessed.

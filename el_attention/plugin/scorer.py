@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from el_attention.cost import PROMPT_LOGITS
 from el_attention.ops import log_sum_exp
+from el_attention.plain import original
 from el_attention.plugin.decoder import ELDecoder
 from el_attention.plugin.decoding import DecodingState
-from el_attention.plugin.plain import original
 
 if TYPE_CHECKING:
     from el_attention.plugin.generator import ELEnsemble

@@ -19,10 +19,10 @@ from el_attention.plugin.parts import Generator, Results
 from el_attention.plugin.recording import RecordingGenerator
 from el_attention.plugin.run_key import run_settings
 from el_attention.plugin.shards import require_constraints, sharded
-from el_attention.plugin.specialize import Specialized, specialize
 from el_attention.plugin.splitting import SplittingGenerator
 from el_attention.robust.journal import Journal
 from el_attention.robust.memory import bytes_of
+from el_attention.specialize import Specialized, specialize
 
 if TYPE_CHECKING:
     from fairseq.models import BaseFairseqModel

@@ -37,12 +37,12 @@ def original(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
 
 
+# Quantization noise acts in training only; recorders of outputs, which a model of Transformers has
+# once it was asked for attention weights, return nothing.
+HARMLESS_HOOKS = ("fairseq.modules.quant_noise", "transformers.utils.output_capturing")
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks of the module itself may change what it computes."""
-    # Quantization noise acts in training only; any other hook may change what the module computes.
-    before = [
-        hook
-        for hook in module._forward_pre_hooks.values()
-        if getattr(hook, "__module__", None) != "fairseq.modules.quant_noise"
-    ]
-    return bool(before or module._forward_hooks)
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(getattr(hook, "__module__", None) not in HARMLESS_HOOKS for hook in hooks)

@@ -1,4 +1,4 @@
-"""Objects of fairseq become objects of our subclasses of their own class."""
+"""Objects of a framework become objects of our subclasses of their own class."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ T = TypeVar("T")
 class Specialized:
     """Base of all mixins; lets instances of the classes made below be pickled."""
 
-    _mixin: type
+    _mixin: type[Specialized]
     _base: type
+
+    @classmethod
+    def _members(cls, base: type) -> dict[str, Any]:
+        """Returns what the subclass of this mixin and of `base` has of its own."""
+        return {"__module__": __name__, "__qualname__": f"EL{base.__name__}"}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _blank, (self._mixin, self._base), self.__dict__
 
     def __prepare_scriptable__(self) -> Any:
-        """Returns what `torch.jit.script` compiles: a copy that is fairseq's own again."""
+        """Returns what `torch.jit.script` compiles: a copy that is stock again."""
         twin: Any = copy.deepcopy(self)
         for module in twin.modules():
             if isinstance(module, Specialized):
@@ -36,8 +41,9 @@ class Specialized:
 @cache
 def specialized_class(mixin: type, base: type) -> type:
     """Returns the subclass of `mixin` and `base`, always the same one."""
-    name = f"EL{base.__name__}"
-    members = {"__module__": __name__, "__doc__": mixin.__doc__, "_mixin": mixin, "_base": base}
+    members = cast(type[Specialized], mixin)._members(base)
+    members |= {"__doc__": mixin.__doc__, "_mixin": mixin, "_base": base}
+    name = members["__qualname__"].rpartition(".")[2]
     return type(name, (mixin, base), members)
 
 

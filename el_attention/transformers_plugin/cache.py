@@ -1,0 +1,156 @@
+"""The cache of one run of `generate`: states that the beams of a sentence share."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from el_attention.attention import Planner
+from el_attention.decoder import DecoderSpec, Decoding
+from el_attention.state import Source
+
+
+class DecodingCache(Cache):
+    """Holds all that a run of `generate` changes; stands where a `DynamicCache` would.
+
+    Attributes:
+        spec: of the decoder.
+        beam: sequences of each sentence.
+        decoding: the states, once the first tokens have been processed.
+    """
+
+    def __init__(
+        self, spec: DecoderSpec, planner: Planner, beam: int, source: Source | None
+    ) -> None:
+        """Begins a run.
+
+        Args:
+            spec: of the decoder.
+            planner: chooses the plans.
+            beam: sequences of each sentence.
+            source: the encoder output, one column per sentence, or None.
+        """
+        super().__init__(layers=[])
+        self.spec = spec
+        self.beam = beam
+        self.decoding: Decoding | None = None
+        self._planner = planner
+        self._source = source
+        self._length = 0
+
+    def advance(
+        self, tokens: Tensor, positions: Tensor | None = None, is_padding: Tensor | None = None
+    ) -> Tensor:
+        """Processes the newest tokens of every sequence.
+
+        Args:
+            tokens: int64 [N, n].
+            positions: int64 [N, n], or None to count.
+            is_padding: bool [N, n], at the first call; or None.
+
+        Returns:
+            [N, C'], the hidden states of the last tokens.
+        """
+        if self.decoding is None:
+            self.decoding = Decoding(
+                self.spec, self._planner, len(tokens) // self.beam, self.beam, self._source
+            )
+            if _equal_beams(self.beam, tokens, positions, is_padding):
+                self._length = tokens.size(1)
+                hidden = self.decoding.prefill(
+                    tokens[:: self.beam],
+                    None if is_padding is None else is_padding[:: self.beam],
+                    None if positions is None else positions[:: self.beam],
+                )
+                return hidden[:, -1].repeat_interleave(self.beam, 0)
+        for index in range(tokens.size(1)):
+            hidden = self.decoding.step(
+                tokens[:, index],
+                self._length if positions is None else positions[:, index],
+                None if is_padding is None else is_padding[:, index],
+            ).hidden
+            self._length += 1
+        return hidden
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Returns the number of tokens of every sequence so far, padding included."""
+        return self._length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follows the beams; copies no state.
+
+        Args:
+            beam_idx: integers [N], the old sequence of each new one.
+        """
+        assert self.decoding is not None
+        self.decoding.reorder(beam_idx.to(torch.int64))
+
+    @property
+    def is_compileable(self) -> bool:
+        """Whether a compiled forward can use it: no."""
+        return False
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether tokens can be taken back: no."""
+        return False
+
+    def update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses keys and values: it keeps other states.
+
+        Raises:
+            TypeError: always.
+        """
+        raise _refusal("takes no keys and values")
+
+    def crop(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses to forget tokens.
+
+        Raises:
+            TypeError: always.
+        """
+        raise _refusal("cannot be cropped")
+
+    def batch_select_indices(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses to select sequences.
+
+        Raises:
+            TypeError: always.
+        """
+        raise _refusal("cannot be divided")
+
+    def batch_repeat_interleave(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuses to repeat sequences.
+
+        Raises:
+            TypeError: always.
+        """
+        raise _refusal("cannot be repeated")
+
+    def reset(self) -> NoReturn:
+        """Refuses to begin again.
+
+        Raises:
+            TypeError: always.
+        """
+        raise _refusal("cannot be reset")
+
+
+def _refusal(what: str) -> TypeError:
+    return TypeError(
+        f"cache: expected one of Transformers, got that of a run of generate with EL-attention, "
+        f"which {what}; give generate a DynamicCache to use it afterwards"
+    )
+
+
+def _equal_beams(beam: int, *tensors: Tensor | None) -> bool:
+    """Whether all sequences of a sentence begin equally; tensors are [G * beam, ...] or None."""
+    for tensor in tensors:
+        if tensor is not None and beam > 1:
+            grouped = tensor.view(-1, beam, *tensor.shape[1:])
+            if not bool((grouped == grouped[:, :1]).all()):
+                return False
+    return True

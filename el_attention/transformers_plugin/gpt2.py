@@ -1,0 +1,106 @@
+"""GPT-2: weights lie as [in, out], those of query, key and value beside one another."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import ModelOutput
+
+from el_attention import plain
+from el_attention.decoder import (
+    Affine,
+    AttentionSpec,
+    DecoderSpec,
+    EmbeddingSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    OutputSpec,
+)
+from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM
+from el_attention.transformers_plugin.parts import affine, classes_of, norm, unsupported_parts
+
+
+class GPT2:
+    """See `Family`."""
+
+    output: ClassVar[type[ModelOutput]] = CausalLMOutputWithCrossAttentions
+
+    def unsupported(self, model: Any) -> str | None:
+        """Returns why a spec would not say what `model` computes, or None."""
+        base = type(model)._base
+        for name, module, kinds in (
+            ("transformer", model.transformer, classes_of(base, "GPT2Model")),
+            ("lm_head", model.lm_head, LINEAR),
+        ):
+            reason = plain.obstacle(module, kinds)
+            if reason is not None:
+                return f"{name} {reason}"
+        blocks = model.transformer.h
+        numbers = map(str, range(len(blocks)))
+        dropouts = ("drop", "dropout", "attn_dropout", "resid_dropout")
+        reason = unsupported_parts(
+            model.transformer,
+            {
+                **dict.fromkeys(numbers, classes_of(base, "GPT2Block")),
+                **dict.fromkeys(("c_attn", "c_proj", "c_fc"), (Conv1D,)),
+                **dict.fromkeys(("ln_1", "ln_2", "ln_f"), NORM),
+                **dict.fromkeys(("wte", "wpe"), (nn.Embedding,)),
+                **dict.fromkeys(dropouts, (nn.Dropout,)),
+                "attn": classes_of(base, "GPT2Attention"),
+                "mlp": classes_of(base, "GPT2MLP"),
+                "h": (nn.ModuleList,),
+                "act": None,
+            },
+        )
+        if reason is None and any(block.attn.reorder_and_upcast_attn for block in blocks):
+            reason = "its attention is computed in float32 whatever its weights are"
+        return reason
+
+    def describe(self, model: Any) -> DecoderSpec:
+        """Describes a model that is not `unsupported`."""
+        decoder = model.transformer
+        return DecoderSpec(
+            embedding=EmbeddingSpec(tokens=decoder.wte.weight, positions=decoder.wpe.weight),
+            layers=tuple(
+                LayerSpec(
+                    pre_norm=True,
+                    self_attn=_attention(block.attn),
+                    self_attn_norm=norm(block.ln_1),
+                    feed_forward=FeedForwardSpec(
+                        _transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), block.mlp.act
+                    ),
+                    feed_forward_norm=norm(block.ln_2),
+                )
+                for block in decoder.h
+            ),
+            norm=norm(decoder.ln_f),
+            output=OutputSpec(affine(model.lm_head)),
+        )
+
+    def encoder(self, model: Any) -> None:
+        """There is none."""
+
+    def positions(self, model: Any, tokens: Tensor, past: int) -> None:
+        """There are none of its own: generate gives them."""
+
+
+def _attention(module: Any) -> AttentionSpec:
+    weights = module.c_attn.weight.t().split(module.embed_dim)
+    biases = module.c_attn.bias.split(module.embed_dim)
+    query, key, value = map(Affine, weights, biases)
+    return AttentionSpec(
+        heads=module.num_heads,
+        query=query,
+        key=key,
+        value=value,
+        output=_transposed(module.c_proj),
+        scale=module.scaling,
+    )
+
+
+def _transposed(module: Any) -> Affine:
+    """Describes a `Conv1D`."""
+    return Affine(module.weight.t(), module.bias)

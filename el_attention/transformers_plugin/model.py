@@ -1,0 +1,199 @@
+"""A model of Transformers whose `generate` takes its steps by the runtime."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.generation.configuration_utils import GenerationConfig, GenerationMode
+from transformers.utils import ModelOutput
+
+from el_attention.attention import Planner
+from el_attention.cost import Architecture, Stack
+from el_attention.decoder import DecoderSpec
+from el_attention.specialize import Specialized
+from el_attention.state import Source
+from el_attention.transformers_plugin.cache import DecodingCache
+from el_attention.transformers_plugin.families import family_of
+from el_attention.transformers_plugin.family import Family
+from el_attention.transformers_plugin.served import (
+    ARGUMENTS,
+    shares_encoder_output,
+    unserved_model,
+    unserved_run,
+)
+
+# At run time a class of Transformers stands behind it.
+_Model: Any = object
+
+logger = logging.getLogger(__name__)
+
+
+class ELModel(Specialized, _Model):
+    """Keeps one encoder output, one prompt and one tree of states for all beams of a sentence.
+
+    The searches are those of Transformers.
+
+    Attributes:
+        el_plan: the plan that was asked for.
+        el_memory_budget: bytes for states and temporaries, or None for what is free.
+        el_announced: the reasons for stock's way that have been logged.
+    """
+
+    el_plan: str
+    el_memory_budget: int | None
+    el_announced: set[str]
+
+    @classmethod
+    def _members(cls, base: type) -> dict[str, Any]:
+        # Transformers saves, looks up and prints models by the name of their class.
+        stock: Any = base
+
+        @functools.wraps(stock.forward)
+        def forward(self: ELModel, *args: Any, **kwargs: Any) -> Any:
+            for name, value in kwargs.items():
+                if isinstance(value, DecodingCache):
+                    return self._el_forward(name, value, args, kwargs)
+            return stock.forward(self, *args, **kwargs)
+
+        return {
+            "__module__": base.__module__,
+            "__qualname__": base.__qualname__,
+            "forward": forward,
+        }
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        # Not the encoder output: the run may not need it, which is known at its cache.
+        repeats = is_encoder_decoder and not shares_encoder_output(model_kwargs)
+        expanded: tuple[Tensor, dict[str, Any]] = super()._expand_inputs_for_generation(
+            expand_size, repeats, input_ids, **model_kwargs
+        )
+        return expanded
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        is_shared = shares_encoder_output(model_kwargs)
+        before = dict(model_kwargs)
+        result = super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, *args, **kwargs
+        )
+        beam = max(generation_config.num_beams, generation_config.num_return_sequences)
+        added = [name for name in model_kwargs if name not in before]
+        found = (*args, *kwargs.values())
+        mode = next((x for x in found if isinstance(x, GenerationMode)), None)
+        reason = unserved_run(generation_config, before, mode)
+        if reason is None and len(added) != 1:
+            reason = "use_cache is off"
+        if reason is None:
+            reason = unserved_model(self)
+        if reason is None:
+            cache = self._el_cache(generation_config, before, beam)
+            if isinstance(cache, DecodingCache):
+                model_kwargs[added[0]] = cache
+                return result
+            reason = cache
+        if reason not in self.el_announced:
+            self.el_announced.add(reason)
+            logger.info(f"{type(self).__name__}: generation by Transformers, because {reason}")
+        if is_shared and beam > 1:
+            _, repeated = super()._expand_inputs_for_generation(
+                beam, True, None, encoder_outputs=model_kwargs["encoder_outputs"]
+            )
+            model_kwargs.update(repeated)
+        return result
+
+    def _el_cache(
+        self, config: GenerationConfig, arguments: dict[str, Any], beam: int
+    ) -> DecodingCache | str:
+        """Returns the cache of a run, or why it is not served."""
+        family = family_of(self._base)
+        assert family is not None
+        spec = family.describe(self)
+        limit, longest = spec.embedding.limit, config.max_length
+        if limit is not None and (longest is None or longest - 1 > limit):
+            return f"sequences of {longest} tokens may be longer than its {limit} positions"
+        source = _source(arguments, beam)
+        planner = Planner(self.el_plan, _architecture(self, family, spec), self.el_memory_budget)
+        return DecodingCache(spec, planner, beam, source)
+
+    def _el_forward(
+        self,
+        cache_name: str,
+        cache: DecodingCache,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> ModelOutput:
+        """Takes a step of a run.
+
+        Raises:
+            ValueError: if it is given what the run was not begun with.
+        """
+        family = family_of(self._base)
+        assert family is not None and cache.spec.output is not None
+        tokens_name = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
+        known = (tokens_name, cache_name, *ARGUMENTS)
+        odd = [name for name, value in kwargs.items() if name not in known and value]
+        if args or odd or kwargs.get(tokens_name) is None:
+            raise ValueError(
+                f"forward: expected {tokens_name} and the arguments that generate gives, got "
+                f"{len(args)} without names, {odd}"
+            )
+        tokens = kwargs[tokens_name]
+        with torch.no_grad():
+            hidden = cache.advance(tokens, *self._el_places(family, cache, tokens, kwargs))
+            logits = cache.spec.output(hidden).unsqueeze(1)
+        encoder_outputs = kwargs.get("encoder_outputs")
+        more = {} if encoder_outputs is None else {"encoder_last_hidden_state": encoder_outputs[0]}
+        return family.output(logits=logits, **{cache_name: cache}, **more)
+
+    def _el_places(
+        self, family: Family, cache: DecodingCache, tokens: Tensor, arguments: dict[str, Any]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Returns positions of tokens, int64 [N, n], and where they are padding, bool [N, n]."""
+        if self.config.is_encoder_decoder:
+            return family.positions(self, tokens, cache.get_seq_length()), None
+        mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
+        is_padding = None
+        if mask is not None and cache.decoding is None:
+            is_padding = mask[:, -tokens.size(1) :] == 0
+        if positions is not None:
+            positions = positions.expand(tokens.shape)
+        return positions, is_padding
+
+
+def _source(arguments: dict[str, Any], beam: int) -> Source | None:
+    outputs, mask = arguments.get("encoder_outputs"), arguments.get("attention_mask")
+    if outputs is None:
+        return None
+    is_padding = None if mask is None else mask[::beam] == 0
+    return Source(outputs[0].transpose(0, 1), is_padding)
+
+
+def _architecture(model: ELModel, family: Family, spec: DecoderSpec) -> Architecture:
+    layer = spec.layers[0]
+    decoder = Stack(
+        layers=len(spec.layers),
+        width=spec.embedding.width,
+        ffn=layer.feed_forward.up.outputs,
+        heads=layer.self_attn.heads,
+    )
+    return Architecture(
+        name=type(model).__name__,
+        decoder=decoder,
+        encoder=family.encoder(model),
+        vocabulary=len(spec.embedding.tokens),
+    )

@@ -1,0 +1,88 @@
+"""OPT: a language model with learned positions, which count what is not padding."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
+
+from el_attention import plain
+from el_attention.decoder import DecoderSpec, EmbeddingSpec, FeedForwardSpec, LayerSpec, OutputSpec
+from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM, attention
+from el_attention.transformers_plugin.parts import (
+    affine,
+    classes_of,
+    norm,
+    optional_norm,
+    unsupported_parts,
+)
+
+
+class OPT:
+    """See `Family`."""
+
+    output: ClassVar[type[ModelOutput]] = CausalLMOutputWithPast
+
+    def unsupported(self, model: Any) -> str | None:
+        """Returns why a spec would not say what `model` computes, or None."""
+        base = type(model)._base
+        for name, module, kinds in (
+            ("model", model.model, classes_of(base, "OPTModel")),
+            ("decoder", model.model.decoder, classes_of(base, "OPTDecoder")),
+            ("lm_head", model.lm_head, LINEAR),
+        ):
+            reason = plain.obstacle(module, kinds)
+            if reason is not None:
+                return f"{name} {reason}"
+        decoder = model.model.decoder
+        numbers = map(str, range(len(decoder.layers)))
+        projections = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+        return unsupported_parts(
+            decoder,
+            {
+                **dict.fromkeys(numbers, classes_of(base, "OPTDecoderLayer")),
+                **dict.fromkeys((*projections, "project_in", "project_out"), LINEAR),
+                **dict.fromkeys(("self_attn_layer_norm", "final_layer_norm"), NORM),
+                "self_attn": classes_of(base, "OPTAttention"),
+                "layers": (nn.ModuleList,),
+                "embed_tokens": (nn.Embedding,),
+                "embed_positions": classes_of(base, "OPTLearnedPositionalEmbedding"),
+                "activation_fn": None,
+            },
+        )
+
+    def describe(self, model: Any) -> DecoderSpec:
+        """Describes a model that is not `unsupported`."""
+        decoder = model.model.decoder
+        into, out = decoder.project_in, decoder.project_out
+        return DecoderSpec(
+            embedding=EmbeddingSpec(
+                tokens=decoder.embed_tokens.weight,
+                projections=() if into is None else (affine(into),),
+                positions=decoder.embed_positions.weight,
+                offset=decoder.embed_positions.offset,
+            ),
+            layers=tuple(
+                LayerSpec(
+                    pre_norm=layer.do_layer_norm_before,
+                    self_attn=attention(layer.self_attn),
+                    self_attn_norm=norm(layer.self_attn_layer_norm),
+                    feed_forward=FeedForwardSpec(
+                        affine(layer.fc1), affine(layer.fc2), layer.activation_fn
+                    ),
+                    feed_forward_norm=norm(layer.final_layer_norm),
+                )
+                for layer in decoder.layers
+            ),
+            norm=optional_norm(decoder.final_layer_norm),
+            project_out=None if out is None else affine(out),
+            output=OutputSpec(affine(model.lm_head)),
+        )
+
+    def encoder(self, model: Any) -> None:
+        """There is none."""
+
+    def positions(self, model: Any, tokens: Tensor, past: int) -> None:
+        """There are none of its own: generate gives them."""

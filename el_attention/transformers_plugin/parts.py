@@ -1,0 +1,63 @@
+"""What the families share: specs of modules, and whether modules are what they seem."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from el_attention import plain
+from el_attention.decoder import Affine, Norm
+
+Kinds = tuple[type[nn.Module], ...]
+
+# Modules whose forward is an element-wise function, and which have no weights.
+ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
+
+
+def classes_of(model: type, *names: str) -> Kinds:
+    """Returns classes that are defined beside a model's, by name."""
+    module = sys.modules[model.__module__]
+    return tuple(getattr(module, name) for name in names)
+
+
+def unsupported_parts(module: nn.Module, parts: Mapping[str, Kinds | None]) -> str | None:
+    """Returns which module below `module` is not what it is expected to be, or None.
+
+    Args:
+        module: any.
+        parts: the classes by the last part of a module's name; None for an activation.
+    """
+    for name, part in module.named_modules():
+        if part is module:
+            continue
+        last = name.rpartition(".")[2]
+        if last not in parts:
+            return f"{name} is not expected there"
+        kinds = parts[last]
+        reason = plain.obstacle(part, (type(part),) if kinds is None else kinds)
+        if reason is None and kinds is None and type(part).__module__ not in ACTIVATIONS:
+            reason = "is not one of the activations of Transformers"
+        if reason is None and isinstance(part, nn.Embedding) and part.max_norm is not None:
+            reason = "has a largest norm"
+        if reason is not None:
+            return f"{name} {reason}"
+    return None
+
+
+def affine(module: Any) -> Affine:
+    """Describes an `nn.Linear`."""
+    return Affine(module.weight, module.bias)
+
+
+def norm(module: Any) -> Norm:
+    """Describes an `nn.LayerNorm`."""
+    (width,) = module.normalized_shape
+    return Norm(width, module.weight, module.bias, module.eps)
+
+
+def optional_norm(module: Any) -> Norm | None:
+    """Describes an `nn.LayerNorm` that need not be there."""
+    return None if module is None else norm(module)

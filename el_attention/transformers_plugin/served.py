@@ -1,0 +1,127 @@
+"""Which runs of `generate` are served, and why others take stock's way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from transformers.cache_utils import Cache
+from transformers.generation.configuration_utils import GenerationConfig, GenerationMode
+from transformers.utils import ModelOutput
+
+from el_attention import plain
+from el_attention.transformers_plugin.families import family_of, unserved_family
+
+MODES = (
+    GenerationMode.GREEDY_SEARCH,
+    GenerationMode.SAMPLE,
+    GenerationMode.BEAM_SEARCH,
+    GenerationMode.BEAM_SAMPLE,
+)
+# The arguments of a model's forward that a run may have.
+ARGUMENTS = (
+    "attention_mask",
+    "encoder_outputs",
+    "logits_to_keep",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+)
+
+
+def unserved_model(model: Any) -> str | None:
+    """Returns why no run of a converted model is served, or None."""
+    base = type(model)._base
+    family = family_of(base)
+    if family is None:
+        return unserved_family(base)
+    if int(transformers.__version__.split(".")[0]) < 5:
+        return f"Transformers {transformers.__version__} is older than 5.0"
+    if hasattr(base, "_reorder_cache"):
+        return "it reorders its cache in its own way"
+    if model.training:
+        return "it is in training"
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return "there are hooks on all modules"
+    if "forward" in vars(model) or plain.has_hooks(model):
+        return "it has a forward of its own, or hooks"
+    for name in ("hf_quantizer", "hf_device_map", "_tp_plan_applied", "_compiled_call_impl"):
+        if getattr(model, name, None) is not None:
+            return f"it has a {name}"
+    reason = family.unsupported(model)
+    return reason if reason is not None else _unserved_weights(model)
+
+
+def unserved_run(
+    config: GenerationConfig, arguments: Mapping[str, Any], mode: GenerationMode | None
+) -> str | None:
+    """Returns why a run is not served, whatever the model, or None.
+
+    Args:
+        config: of the run.
+        arguments: of the model's forward.
+        mode: which search it is.
+    """
+    if mode not in MODES:
+        return f"the search is {'unknown' if mode is None else mode.value}"
+    for name in ("output_attentions", "output_hidden_states", "cache_implementation"):
+        if getattr(config, name, None):
+            return f"{name} was asked for"
+    for name in ("is_assistant", "prefill_chunk_size"):
+        if getattr(config, name, None):
+            return f"{name} is set"
+    for name, value in arguments.items():
+        if name not in ARGUMENTS and value is not None and value is not False:
+            return f"the model was given {name}"
+    if torch.is_grad_enabled():
+        return "gradients are asked for"
+    return unserved_inputs(arguments)
+
+
+def unserved_inputs(arguments: Mapping[str, Any]) -> str | None:
+    """Returns why inputs are not served, or None."""
+    outputs, mask = arguments.get("encoder_outputs"), arguments.get("attention_mask")
+    if outputs is not None:
+        states = outputs[0]
+        if not (isinstance(states, Tensor) and states.dim() == 3):
+            return "the encoder output is not [sentences, tokens, width]"
+    if mask is None:
+        return None
+    if mask.dim() != 2 or not bool(((mask == 0) | (mask == 1)).all()):
+        return "the attention mask is not two-dimensional, of zeros and ones"
+    if outputs is None and not bool((mask[:, -1] == 1).all()):
+        return "prompts are padded on the right"
+    if outputs is not None and mask.size(1) != outputs[0].size(1):
+        return "the attention mask is not as long as the encoder output"
+    if not bool(mask.any(1).all()):
+        return "a sentence is all padding"
+    return None
+
+
+def shares_encoder_output(arguments: Mapping[str, Any]) -> bool:
+    """Whether the encoder output is repeated for the beams only after a run proves unserved."""
+    return isinstance(arguments.get("encoder_outputs"), ModelOutput) and not any(
+        isinstance(value, Cache) for value in arguments.values()
+    )
+
+
+def _unserved_weights(model: nn.Module) -> str | None:
+    first = next(model.parameters())
+    if first.is_meta or not first.is_floating_point():
+        return "its weights are on meta, or no floating-point numbers"
+    if torch.is_autocast_enabled(first.device.type):
+        return "autocast is on"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if type(tensor) not in (nn.Parameter, nn.Buffer, Tensor):
+            return f"{name} is a {type(tensor).__name__}"
+        if tensor.device != first.device or (
+            tensor.is_floating_point() and tensor.dtype != first.dtype
+        ):
+            return f"{name} is {tensor.dtype} on {tensor.device}, others are {first.dtype} on " + (
+                str(first.device)
+            )
+    return None

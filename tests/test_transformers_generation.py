@@ -1,0 +1,389 @@
+"""Models of Transformers, converted, against the same models unconverted, token for token."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import el_attention
+
+transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
+if int(transformers.__version__.split(".")[0]) < 5:
+    pytest.skip("runs are served from Transformers 5.0 on", allow_module_level=True)
+
+from el_attention.decoder import Decoding  # noqa: E402
+from el_attention.transformers_plugin.cache import DecodingCache  # noqa: E402
+from el_attention.transformers_plugin.families import FAMILIES  # noqa: E402
+
+PLANS = ("expanded-query", "shared-projection")
+VOCAB_SIZE, WIDTH = 23, 12
+
+ENCODER_DECODER: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "d_model": WIDTH,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 10,
+    "decoder_ffn_dim": 14,
+    "max_position_embeddings": 40,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+DECODER: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 40,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+}
+# Class of the model, and what its configuration is beside the above.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bart": ("BartForConditionalGeneration", {"scale_embedding": True}),
+    "plbart": ("PLBartForConditionalGeneration", {}),
+    "mbart": ("MBartForConditionalGeneration", {"scale_embedding": True}),
+    "blenderbot": ("BlenderbotForConditionalGeneration", {}),
+    "marian": ("MarianMTModel", {"scale_embedding": True, "activation_function": "swish"}),
+    "marian, two vocabularies": (
+        "MarianMTModel",
+        {
+            "share_encoder_decoder_embeddings": False,
+            "decoder_vocab_size": 19,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "pegasus": ("PegasusForConditionalGeneration", {"scale_embedding": True}),
+    "m2m_100": ("M2M100ForConditionalGeneration", {"scale_embedding": True}),
+    "opt": ("OPTForCausalLM", {"ffn_dim": 14}),
+    "opt, post-norm": (
+        "OPTForCausalLM",
+        {"ffn_dim": 14, "do_layer_norm_before": False, "word_embed_proj_dim": 8},
+    ),
+    "gpt2": ("GPT2LMHeadModel", {"n_inner": 14}),
+    "gpt2, scaled by layers": (
+        "GPT2LMHeadModel",
+        {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
+    ),
+}
+TWO = ["bart", "gpt2"]
+# What is asked of generate. Sequences are long enough for beams to change places often.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beams": {"num_beams": 4},
+    "several of the beams": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 2.0},
+    "early stopping": {"num_beams": 3, "early_stopping": True, "length_penalty": -1.0},
+    "never early": {"num_beams": 3, "early_stopping": "never", "length_penalty": 0.5},
+    "several ends": {"num_beams": 3, "eos_token_id": [2, 7, 9]},
+    "longest": {"num_beams": 2, "min_length": 12, "no_repeat_ngram_size": 2},
+    "forced": {"num_beams": 2, "forced_bos_token_id": 5, "forced_eos_token_id": 2},
+    "sampling": {"do_sample": True, "num_return_sequences": 3, "top_k": 9},
+    "sampled beams": {"do_sample": True, "num_beams": 3, "temperature": 0.7},
+}
+
+
+def build(name: str, dtype: torch.dtype = torch.float64, **changed: Any) -> Any:
+    """A model with weights far from those of an initialization."""
+    class_name, options = MODELS[name]
+    kind = getattr(transformers, class_name)
+    is_decoder = class_name in ("OPTForCausalLM", "GPT2LMHeadModel")
+    sizes = DECODER if is_decoder else ENCODER_DECODER
+    config = kind.config_class(**{**sizes, **options, **changed})
+    torch.manual_seed(len(name))
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if "embed_positions" not in parameter_name or parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        if hasattr(model, "final_logits_bias"):
+            model.final_logits_bias.add_(torch.randn_like(model.final_logits_bias))
+    return model.to(dtype)
+
+
+def inputs(model: Any, lengths: tuple[int, ...] = (7, 2, 5)) -> dict[str, Tensor]:
+    """Sources padded on the right, or prompts padded on the left."""
+    longest = max(lengths)
+    tokens = torch.randint(4, 19, (len(lengths), longest), generator=torch.manual_seed(3))
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    if not model.config.is_encoder_decoder:
+        mask = mask.flip(1)
+    return {"input_ids": tokens.masked_fill(~mask, 1), "attention_mask": mask.long()}
+
+
+def generated(model: Any, arguments: dict[str, Any], **options: Any) -> Any:
+    torch.manual_seed(11)
+    return model.generate(
+        **arguments,
+        **{"max_length": 24, **options},
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+    )
+
+
+def assert_same(expected: Any, found: Any, tolerance: float) -> None:
+    assert torch.equal(expected.sequences, found.sequences)
+    for name in ("scores", "logits"):
+        for one, other in zip(expected[name], found[name], strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    for name in ("sequences_scores", "beam_indices"):
+        assert (name in expected) == (name in found)
+        if name in expected:
+            torch.testing.assert_close(expected[name], found[name], rtol=0, atol=tolerance)
+
+
+def assert_served(result: Any) -> None:
+    assert isinstance(result.get("cache", result.get("past_key_values")), DecodingCache)
+
+
+def test_every_family_is_tried() -> None:
+    tried = {class_name for class_name, _ in MODELS.values()}
+    assert tried == {class_name for _, class_name in FAMILIES}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_family_generates_what_it_did(name, plan, dtype, operators) -> None:
+    model = build(name, dtype)
+    arguments = inputs(model)
+    for options in ({}, {"num_beams": 4, "num_return_sequences": 2}):
+        expected = generated(model, arguments, **options)
+        found = generated(el_attention.convert(copy.deepcopy(model), plan), arguments, **options)
+        assert_served(found)
+        # The searches of Transformers see logits as float32.
+        assert_same(expected, found, 1e-5 if dtype == torch.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", [*TWO, "m2m_100"])
+def test_every_search_finds_what_it_did(name, options) -> None:
+    model = build(name)
+    arguments = inputs(model)
+    expected = generated(model, arguments, **OPTIONS[options])
+    found = generated(el_attention.convert(model), arguments, **OPTIONS[options])
+    assert_served(found)
+    assert_same(expected, found, 1e-6)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("name", ["bart", "m2m_100", "marian"])
+def test_prompts_of_several_tokens(name, num_beams) -> None:
+    model = build(name)
+    # The padding is a token like others, but that it has no position in M2M100.
+    prompt = torch.tensor([[2, 5, 6, 1, 7], [2, 1, 1, 8, 9], [2, 4, 4, 4, 4]])
+    arguments = {**inputs(model), "decoder_input_ids": prompt}
+    expected = generated(model, arguments, num_beams=num_beams)
+    found = generated(el_attention.convert(model), arguments, num_beams=num_beams)
+    assert_served(found)
+    assert_same(expected, found, 1e-6)
+
+
+@pytest.mark.parametrize("name", TWO)
+def test_the_converted_model_is_what_it_was(name, tmp_path) -> None:
+    model = build(name)
+    arguments = inputs(model)
+    twin = el_attention.convert(copy.deepcopy(model))
+    assert el_attention.convert(twin) is twin and isinstance(twin, type(model))
+    assert str(type(twin)) == str(type(model)) and type(twin).__name__ == type(model).__name__
+    with torch.no_grad():
+        assert torch.equal(model(**arguments).logits, twin(**arguments).logits)
+    twin.save_pretrained(tmp_path)
+    assert twin.state_dict().keys() == model.state_dict().keys()
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.float64)
+    expected = model.generate(**arguments, num_beams=3)
+    for other in (loaded, twin, copy.deepcopy(twin), pickle.loads(pickle.dumps(twin))):
+        assert torch.equal(expected, other.generate(**arguments, num_beams=3))
+    assert twin.to(torch.float32).generate(**arguments).dtype == torch.int64
+
+
+def test_two_threads_share_a_model() -> None:
+    model = build("bart")
+    batches = [inputs(model), inputs(model, (3, 6))]
+    expected = [generated(model, batch, num_beams=3).sequences for batch in batches]
+    el_attention.convert(model)
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(5):
+            found = model.generate(**batches[index], num_beams=3, max_length=24)
+            if not torch.equal(found, expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", TWO)
+def test_states_are_kept_once_per_sentence_and_never_move(name, plan, monkeypatch) -> None:
+    model = el_attention.convert(build(name), plan)
+    seen: list[list[int]] = []
+    reorder = DecodingCache.reorder_cache
+
+    def watched(self: DecodingCache, order: Tensor) -> None:
+        decoding = self.decoding
+        assert isinstance(decoding, Decoding)
+        source = decoding.states.source
+        assert source is None or source.states.size(1) == 3
+        before = [tensor.data_ptr() for tensor in decoding.states.tensors()]
+        reorder(self, order)
+        assert [tensor.data_ptr() for tensor in decoding.states.tensors()] == before
+        seen.append(order.tolist())
+
+    monkeypatch.setattr(DecodingCache, "reorder_cache", watched)
+    model.generate(**inputs(model), num_beams=4, max_length=24)
+    assert len(seen) > 8 and any(order != sorted(order) for order in seen)
+
+
+UNSERVED: dict[str, tuple[dict[str, Any], str]] = {
+    "attentions": ({"output_attentions": True}, "output_attentions was asked for"),
+    "hidden states": ({"output_hidden_states": True}, "output_hidden_states was asked for"),
+    "no cache": ({"use_cache": False}, "use_cache is off"),
+    "static cache": ({"cache_implementation": "static"}, "cache_implementation was asked for"),
+    "too long": ({"max_length": 45}, "sequences of 45 tokens may be longer than its 40 positions"),
+}
+
+
+@pytest.mark.parametrize("case", UNSERVED)
+@pytest.mark.parametrize("name", TWO)
+def test_what_is_not_served_is_done_by_transformers(name, case, caplog) -> None:
+    options, reason = UNSERVED[case]
+    if case == "too long":
+        options = {**options, "min_length": 3, "max_time": 1e-9}
+    model = build(name)
+    arguments = inputs(model)
+    expected = model.generate(**arguments, **{"max_length": 20, "num_beams": 3, **options})
+    el_attention.convert(model)
+    with caplog.at_level(logging.INFO, logger="el_attention"):
+        for _ in range(2):
+            found = model.generate(**arguments, **{"max_length": 20, "num_beams": 3, **options})
+            assert torch.equal(expected, found)
+    lines = [record.getMessage() for record in caplog.records if "el_attention" in record.name]
+    assert len(lines) == 1 and lines[0].endswith(f"because {reason}")
+
+
+def hook(model: Any) -> None:
+    layers = model.model.decoder.layers
+    layers[0].fc1.register_forward_hook(lambda module, args, output: output + 0.5)
+
+
+def other_class(model: Any) -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model.model.decoder.layers[1].self_attn.k_proj.__class__ = Doubled
+
+
+def mixed(model: Any) -> None:
+    bias = model.final_logits_bias
+    model.final_logits_bias = nn.Buffer(bias.float())
+
+
+def own_forward(model: Any) -> None:
+    forward = model.forward
+    model.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+
+
+def in_training(model: Any) -> None:
+    model.train()
+    for module in model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = 0.0
+
+
+CHANGES = {
+    "hook": (hook, "hooks"),
+    "another class": (other_class, "is a Doubled, expected a Linear"),
+    "mixed numbers": (mixed, "final_logits_bias is torch.float32"),
+    "a forward of its own": (own_forward, "it has a forward of its own, or hooks"),
+    "training": (in_training, "it is in training"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_models_that_are_not_what_they_seem_are_run_by_transformers(change, caplog) -> None:
+    alter, reason = CHANGES[change]
+    stock, model = build("bart"), el_attention.convert(build("bart"))
+    alter(stock)
+    alter(model)
+    arguments = inputs(stock)
+    with caplog.at_level(logging.INFO, logger="el_attention"):
+        assert torch.equal(
+            stock.generate(**arguments, num_beams=3), model.generate(**arguments, num_beams=3)
+        )
+    assert reason in caplog.text
+
+
+def test_other_ways_of_generating_are_those_of_transformers(caplog) -> None:
+    model = build("gpt2")
+    single = {name: tensor[:1] for name, tensor in inputs(model).items()}
+    right = {name: tensor.flip(1) for name, tensor in inputs(model).items()}
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        (single, {"prompt_lookup_num_tokens": 2}, "assisted_generation"),
+        (single, {"assistant_model": build("gpt2")}, "assisted_generation"),
+        (right, {"num_beams": 2}, "prompts are padded on the right"),
+        ({**single, "cache": None}, {}, "the model was given cache"),
+    ]
+    for arguments, options, reason in cases:
+        results = []
+        for one in (model, el_attention.convert(copy.deepcopy(model))):
+            given = dict(arguments)
+            if "cache" in given:
+                given["cache"] = transformers.DynamicCache(config=one.config)
+            torch.manual_seed(0)
+            with caplog.at_level(logging.INFO, logger="el_attention"):
+                results.append(one.generate(**given, **options, max_length=20))
+        assert torch.equal(*results)
+        assert reason in caplog.text
+        caplog.clear()
+
+
+def test_a_converted_model_may_assist() -> None:
+    model = build("gpt2")
+    single = {name: tensor[:1] for name, tensor in inputs(model).items()}
+    expected = model.generate(**single, max_length=20)
+    assistant = el_attention.convert(build("gpt2, scaled by layers"))
+    found = model.generate(**single, max_length=20, assistant_model=assistant)
+    assert torch.equal(expected, found)
+
+
+def test_the_cache_of_a_run_refuses_another_use() -> None:
+    model = el_attention.convert(build("gpt2"))
+    cache = generated(model, inputs(model)).get("cache")
+    with pytest.raises(TypeError, match="got that of a run of generate with EL-attention"):
+        cache.crop(3)
+    with pytest.raises(TypeError, match="give generate a DynamicCache"):
+        cache.update(torch.zeros(1), torch.zeros(1), 0)
+
+
+def test_what_cannot_be_converted_is_refused_or_left_alone(caplog) -> None:
+    config = transformers.T5Config(
+        vocab_size=VOCAB_SIZE, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    assert el_attention.convert(model) is model
+    assert type(model) is transformers.T5ForConditionalGeneration
+    assert "adds a bias that depends on positions" in caplog.text
+    with pytest.raises(ValueError, match=r"attention plan: expected one of .*got 'none'"):
+        el_attention.convert(build("bart"), "none")
+    with pytest.raises(TypeError, match="expected a model that generates, got BartConfig"):
+        el_attention.convert(transformers.BartConfig())
