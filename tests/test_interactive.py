@@ -105,7 +105,7 @@ def test_skipping_long_lines_keeps_their_numbers(workspace):
 def test_refused_lines_are_printed_with_any_output(workspace, option, tmp_path):
     if option == "--replace-unk":
         (tmp_path / "dictionary").write_text("s1 t1\n")
-        option = f"--replace-unk {tmp_path / 'dictionary'} --print-alignment"
+        option = f"--replace-unk {tmp_path / 'dictionary'}"
     found = session(workspace, "translation", "transformer", option, " ".join(["s1"] * 60), "s3")
     assert list(found) == [0, 1]
 

@@ -180,6 +180,8 @@ class ELGenerator(Specialized, _Generator):
                 return f"there is a {part._base.__name__}, which may do something else"
         if type(self.search) is not BeamSearch:
             return f"a {type(self.search).__name__} was asked for"
+        if self.model.keep_attention:
+            return "attention weights are to be recorded"
         if constraints is not None:
             return "there are constraints"
         if self.lm_model is not None:

@@ -108,6 +108,16 @@ def require_effect(
     aligns = getattr(options, "print_alignment", None)
     if aligns and not any(hasattr(model, "encoder") for model in models):
         raise _without_effect("print_alignment", options, "a language model has no sources")
+    if _is_given(options, "replace_unk"):
+        reason = None
+        if not any(hasattr(model, "encoder") for model in models):
+            reason = "a language model has no sources"
+        elif aligns:
+            reason = "--print-alignment prints alignments in another form"
+        elif isinstance(generator, SequenceScorer):
+            reason = "--score-reference scores words as they are"
+        if reason is not None:
+            raise _without_effect("replace_unk", options, reason)
     if isinstance(generator, SequenceScorer):
         if aligns == "soft":
             raise _without_effect("print_alignment", options, "--score-reference aligns hard")

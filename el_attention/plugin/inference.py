@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from el_attention.plugin.unknown_words import prepare_replacement
 from el_attention.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class ELInferenceModel(Specialized, _Model):
     el_run: Run
 
     def prepare_for_inference_(self, cfg: Any) -> None:
-        """Prepares the model as fairseq does."""
+        """Prepares the model as fairseq does.
+
+        Raises:
+            ValueError: if --replace-unk cannot be followed.
+        """
+        prepare_replacement(cfg)
         self.el_run.cfg = cfg
         super().prepare_for_inference_(cfg)

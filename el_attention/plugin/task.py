@@ -20,6 +20,7 @@ from el_attention.plugin.recording import RecordingGenerator
 from el_attention.plugin.run_key import run_settings
 from el_attention.plugin.shards import require_constraints, sharded
 from el_attention.plugin.splitting import SplittingGenerator
+from el_attention.plugin.unknown_words import AligningGenerator, require_original_text
 from el_attention.robust.journal import Journal
 from el_attention.robust.memory import bytes_of
 from el_attention.specialize import Specialized, specialize
@@ -135,6 +136,8 @@ class ELTask(ELInteractive, Specialized, _Base):
         )
         if isinstance(generator, SequenceGenerator):
             convert_generator(generator, self.plan, self.memory_budget)
+            if self._replaces_unknown_words():
+                generator.model.keep_attention = True
         return generator
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -154,6 +157,8 @@ class ELTask(ELInteractive, Specialized, _Base):
         is_generated = cfg is not None and is_loaded
         if is_generated or (cfg is not None and is_lines):
             require_constraints(dataset, cfg)
+        if is_generated and cfg.generation.replace_unk is not None:
+            require_original_text(dataset)
         if by_memory:
             sizes = BatchSizes(self.el_models, cfg, self.plan, self.memory_budget)
             wrap = partial(DatasetByMemory, sizes=sizes)
@@ -177,6 +182,8 @@ class ELTask(ELInteractive, Specialized, _Base):
             OSError: if the journal cannot be written.
             ValueError: if the journal is of another run.
         """
+        if self._replaces_unknown_words():
+            generator = AligningGenerator(generator, self.target_dictionary.bos())
         by_memory = bool(option_of(self, "batch_by_memory"))
         if by_memory:
             generator = OwnLimitsGenerator(generator)
@@ -196,6 +203,9 @@ class ELTask(ELInteractive, Specialized, _Base):
         if option_of(self, "journal"):
             raise ValueError("--journal: expected a generation, got training")
         super().begin_epoch(epoch, model)
+
+    def _replaces_unknown_words(self) -> bool:
+        return getattr(self.el_generation[0], "replace_unk", None) is not None
 
     def _run(self) -> Run:
         if self.el_run is None:
