@@ -31,6 +31,11 @@ class ELInferenceModel(Specialized, _Model):
 
     el_run: Run
 
+    @classmethod
+    def _members(cls, base: type) -> dict[str, Any]:
+        # Errors and users name a model by its class.
+        return {"__module__": base.__module__, "__qualname__": base.__qualname__}
+
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Prepares the model as fairseq does.
 
