@@ -12,12 +12,13 @@ import el_attention
 from el_attention.plugin.own_limits import OwnLimitsGenerator
 from el_attention.plugin.recording import RecordingGenerator
 from el_attention.plugin.splitting import SplittingGenerator
+from el_attention.plugin.unknown_words import AligningGenerator
 from el_attention.plugin.wrapper import GeneratorWrapper, innermost
 from el_attention.robust.journal import Journal
 from families import LENGTHS, SYMBOLS, model_of
 from tiny import assert_same, batch, generator_of
 
-WRAPPERS = ["splitting", "own limits", "recording", "all"]
+WRAPPERS = ["splitting", "own limits", "aligning", "recording", "all"]
 
 
 @pytest.fixture
@@ -31,7 +32,12 @@ def wrapped(kind: str, inner: Any, tmp_path: Any) -> Any:
         return SplittingGenerator(inner)
     if kind == "own limits":
         return OwnLimitsGenerator(inner)
+    if kind in ("aligning", "all"):
+        inner.model.keep_attention = True
+    if kind == "aligning":
+        return AligningGenerator(inner, SYMBOLS.bos())
     if kind == "all":
+        inner = AligningGenerator(inner, SYMBOLS.bos())
         inner = SplittingGenerator(OwnLimitsGenerator(inner))
     return RecordingGenerator(inner, Journal(tmp_path / "journal", {}))
 

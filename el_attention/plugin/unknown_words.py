@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from el_attention.plugin.parts import Results
+from el_attention.plugin.wrapper import GeneratorWrapper
 
 WITHOUT_FILE = "@@ "  # what fairseq's parser puts where the option has no value
 
@@ -70,7 +71,7 @@ def require_original_text(dataset: Any) -> None:
             )
 
 
-class AligningGenerator:
+class AligningGenerator(GeneratorWrapper):
     """A generator that aligns every printed token with the source word that it attends to most.
 
     fairseq's programs take the alignment of a hypothesis for a list of source positions, one for
@@ -84,10 +85,8 @@ class AligningGenerator:
             generator: of sequences.
             bos: token that is never printed.
         """
-        self._generator, self._bos = generator, bos
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
+        super().__init__(generator)
+        self._bos = bos
 
     def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Results:
         """Generates; see fairseq's `SequenceGenerator.generate` for the arguments.
