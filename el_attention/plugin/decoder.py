@@ -79,9 +79,6 @@ class ELDecoder(Specialized, _Base):
             states = States(sentences, beam, device, source, columns)
             state = DecodingState(states, self.el_announced)
             state.announce(logging.INFO, f"decoder: fairseq's own modules, because {reason}")
-            state.modules.per_beam = (
-                encoder_out if isinstance(encoder_out, SharedEncoderOut) else None
-            )
             state.modules.reordering = [
                 m for m in self.modules() if hasattr(m, "reorder_incremental_state")
             ]
@@ -188,8 +185,7 @@ class ELDecoder(Specialized, _Base):
             return self._step(state, state.decoding, tokens, is_padding, active, *args, **kwargs)
 
         prompt, tree = state.prompt, state.states.tree
-        inside = None if prompt is None else position < prompt.lengths
-        if prompt is None or inside is None or not bool(inside.any()):
+        if prompt is None or not bool((inside := position < prompt.lengths).any()):
             state.prompt = None
             if beams != tree.sentences * tree.beam:
                 raise ValueError(
