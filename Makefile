@@ -1,11 +1,13 @@
-# `make` alone lists the targets. PYTHON and TORCH_SPEC choose the environment: scripts/setup_env.sh.
+# `make` alone lists the targets. PYTHON and TORCH_SPEC choose the environment: scripts/tools/setup_env.sh.
 SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
-QUICK := $(patsubst %,tests/test_%.py,minimal_example operators operator_contracts candidates ngrams tree \
-  no_copies search decoder_runtime described_decoder imports parts plain fallbacks cost_model)
-TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/tables/all.sh
-KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/kernel_coverage.py
+QUICK := tests/ops/test_operators.py tests/ops/test_operator_contracts.py tests/ops/test_candidates.py \
+  tests/ops/test_ngrams.py tests/state tests/decoder tests/search tests/cost tests/project/test_imports.py \
+  tests/project/test_plain.py tests/examples/test_minimal_example.py \
+  $(patsubst %,tests/fairseq_plugin/test_%.py,no_copies described_decoder parts fallbacks)
+TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/research/tables/all.sh
+KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/tools/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
 .PHONY: help env test-quick test test-all test-kernels check-build lint docs demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
@@ -14,7 +16,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 env: ## the environment in .venv, made or completed
-	@scripts/setup_env.sh
+	@scripts/tools/setup_env.sh
 
 test-quick: env ## two minutes of them: operators, tree, search, decoders, fallbacks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(QUICK)
@@ -26,13 +28,13 @@ test-all: env ## all tests
 	$(PYTEST)
 
 test-kernels: env ## the kernels in every size, under sanitizers, by instruction set; their lines
-	$(PYTEST) -m slow tests/test_cuda_kernels.py tests/test_cuda_candidates.py \
-	  tests/test_compiled_operators.py
+	$(PYTEST) -m slow tests/csrc/test_cuda_kernels.py tests/csrc/test_cuda_candidates.py \
+	  tests/ops/test_compiled_operators.py
 	$(KERNEL_COVERAGE)
 
 check-build: env ## the wheel in an environment of its own; the machine code of the CUDA kernels
-	scripts/check_wheel.sh
-	$(BIN)/python scripts/check_ptx.py --check
+	scripts/tools/check_wheel.sh
+	$(BIN)/python scripts/tools/check_ptx.py --check
 
 lint: env ## ruff, mypy, clang-format; the workflow, the issue forms and the citation
 	$(BIN)/ruff check .
@@ -57,16 +59,16 @@ demo-smoke: env ## the demo in short form, with all model families, for CI
 	for family in transformer bart lm; do $(DEMO) --profile smoke --family $$family || exit; done
 
 examples-smoke: env ## the other examples on tiny data and models, for CI
-	$(PYTEST) tests/test_examples_scripts.py
+	$(PYTEST) tests/examples/test_examples_scripts.py
 
 tables-smoke: env ## the paper's tables on tiny random models, for CI
 	OMP_NUM_THREADS=1 $(TABLES) --profile smoke --again
 
 bench: env ## time generation beside stock fairseq, Transformers and CTranslate2; half an hour
-	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench/run.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/benchmarks/run.sh
 
 bench-smoke: env ## the same on a tiny random model, for CI
-	$(PYTEST) -m slow tests/test_bench.py
+	$(PYTEST) -m slow tests/scripts/test_bench.py
 
 clean: ## remove the environment, build products and caches
 	rm -rf .venv .venv.log build dist ./*.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -18,7 +18,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 
 from el_attention import cli
-from el_attention.plugin.options import with_options
+from el_attention.fairseq_plugin.options import with_options
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = re.compile(r"\A---\nsource: (\S+)\n---\n")

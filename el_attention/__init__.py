@@ -28,7 +28,7 @@ fairseq_error: Exception | None = None
 try:
     import fairseq  # noqa: F401
 
-    from el_attention import plugin
+    from el_attention import fairseq_plugin
 except Exception as error:  # a broken fairseq fails in many ways; the doctor reports each
     fairseq_error = error
     if not (isinstance(error, ModuleNotFoundError) and error.name == "fairseq"):
@@ -36,16 +36,16 @@ except Exception as error:  # a broken fairseq fails in many ways; the doctor re
             f"fairseq cannot be imported, only the operators are there: {error!r}"
         )
 else:
-    plugin.allow_fairseq_checkpoints()
-    plugin.register_models()
-    plugin.register_tasks()
+    fairseq_plugin.allow_fairseq_checkpoints()
+    fairseq_plugin.register_models()
+    fairseq_plugin.register_tasks()
 
 
 def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -> Any:
     """Makes a model, hub interface or generator use EL-attention.
 
     Models of Transformers go to `transformers_plugin.convert`, everything else to fairseq's
-    `plugin.convert`.
+    `fairseq_plugin.convert`.
 
     Args:
         target: what is to generate; it is changed in place.
@@ -66,4 +66,4 @@ def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -
         return transformers_plugin.convert(target, plan, memory_budget)
     if fairseq_error is not None:
         raise ImportError(f"el_attention.convert needs fairseq: {fairseq_error}") from fairseq_error
-    return plugin.convert(target, plan, memory_budget)
+    return fairseq_plugin.convert(target, plan, memory_budget)

@@ -1,7 +1,7 @@
 """A cost model of generation: memory and time from shapes, for planning and for predictions.
 
-Every time it gives is an estimate; `scripts/COST_MODEL.md` says how far it can be trusted. It is
-plain arithmetic and imports neither torch nor fairseq.
+Every time it gives is an estimate; `scripts/research/COST_MODEL.md` says how far it can be
+trusted. It is plain arithmetic and imports neither torch nor fairseq.
 """
 
 from el_attention.cost.architecture import ARCHITECTURES, Architecture, Stack

@@ -2,7 +2,7 @@
 
 from el_attention.cost.timing import Rates
 
-# Fitted by `python scripts/cost_model.py --fit` on the paper's beam-search table alone (V100,
+# Fitted by `python -m research.cost_model --fit` on the paper's beam-search table alone (V100,
 # PyTorch of 2020): least squares on the logarithms of its ten ratios and twenty speeds; ratios
 # alone leave a common factor of all rates open. A share of 1 is a bound, not a measurement.
 FITTED = Rates(half=0.55, single=1.0, stream=0.558, operation_seconds=21.1e-6)

@@ -24,7 +24,7 @@ The whole test split, generated in float32 from one checkpoint per family with s
 with both plans of EL-attention. Written by `results.py` from what `run.sh --profile long` gave, one
 `--family` after the other. Models of this size, after half an hour on one thread, write plausible
 first lines: what counts is that all three kinds of attention write the same. Other work ran beside
-it: speed is measured elsewhere ([`scripts/bench`](../../scripts/bench))."""
+it: speed is measured elsewhere ([`scripts/benchmarks`](../../scripts/benchmarks))."""
 
 COLUMNS = """\
 ROUGE-1 / 2 / L: mean F1 x 100. Differing: hypotheses with any other token than stock's, with

@@ -11,7 +11,7 @@ from typing import Any
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
-from el_attention.plugin.ngrams import NGramBlock
+from el_attention.fairseq_plugin.ngrams import NGramBlock
 
 
 @register_task("translation_with_ngram_blocking", dataclass=TranslationConfig)

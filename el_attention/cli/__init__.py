@@ -1,0 +1,61 @@
+"""Command line of the package: the doctor, the path for ``--user-dir``, and the planner."""
+
+import argparse
+from collections.abc import Sequence
+
+import el_attention
+from el_attention.cli import doctor, plan
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of ``el-attention``; the reference of its options is made from it."""
+    command_line = argparse.ArgumentParser(
+        prog="el-attention",
+        description="Checks this installation of EL-attention, prints its --user-dir path, or "
+        "shows which plan it would choose.",
+    )
+    command_line.add_argument(
+        "--version", action="version", version=f"el-attention {el_attention.__version__}"
+    )
+    commands = command_line.add_subparsers(dest="command")
+    commands.add_parser(
+        "doctor",
+        help="(default) report versions, fairseq, plugin, CUDA and what stands in the way",
+    )
+    commands.add_parser(
+        "user-dir",
+        help="print the path alone, for fairseq-generate --user-dir $(el-attention user-dir)",
+    )
+    planning = commands.add_parser(
+        "plan", help="memory, speed and choice of plans for a model on a device, predicted"
+    )
+    plan.add_arguments(planning)
+    planning.set_defaults(refuse=planning.error)
+    return command_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the console script ``el-attention``.
+
+    Args:
+        argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
+
+    Returns:
+        The exit status: 1 if the doctor finds that the plugin cannot be used, else 0.
+
+    Raises:
+        SystemExit: for ``--help`` and ``--version`` (status 0) and wrong arguments (status 2).
+    """
+    options = parser().parse_args(argv)
+    if options.command == "user-dir":
+        print(doctor.user_dir())
+        return 0
+    if options.command == "plan":
+        try:
+            print(plan.run(options))
+        except ValueError as error:
+            options.refuse(str(error))
+        return 0
+    findings = doctor.collect()
+    print(doctor.render(findings))
+    return 0 if doctor.is_usable(findings) else 1

@@ -1,0 +1,207 @@
+"""What a converted decoder keeps between the steps of one generation."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from el_attention.attention import Choice, Planner
+from el_attention.decoder import Decoding
+from el_attention.ops import Rows
+from el_attention.state import Payload, StatePool, States
+
+if TYPE_CHECKING:
+    from el_attention.fairseq_plugin.attention_step import AttentionStep
+    from el_attention.fairseq_plugin.encoder_out import SharedEncoderOut
+
+logger = logging.getLogger(__name__)
+
+KEY = "el_attention.decoding_state"
+
+
+@dataclass
+class Prompt:
+    """A prompt that was processed in one pass.
+
+    Attributes:
+        features: [sentences, P, C], the decoder's features at every position.
+        lengths: int64 [G], the number of positions of each living sentence.
+        columns: int64 [G], the row of `features` of each living sentence.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    columns: Tensor
+
+    def at(self, position: int) -> Tensor:
+        """Features of every living sentence at `position`: [G, 1, C]."""
+        return self.features[self.columns, position : position + 1]
+
+
+class DecodingState:
+    """The state of one generation, under a key of its own in fairseq's `incremental_state`.
+
+    Attributes:
+        states: the tree, the rows of all attentions and the source.
+        decoding: the runtime; None where steps go through fairseq's modules.
+        modules: what only such steps need.
+        prompt: a prompt that was processed in one pass, while it is being consumed.
+        records_weights: whether anybody reads attention weights; fairseq's layers always ask for
+            them.
+    """
+
+    def __init__(
+        self, states: States, announced: set[str], decoding: Decoding | None = None
+    ) -> None:
+        """Starts a generation.
+
+        Args:
+            states: without rows.
+            announced: what has been logged about this model, so that it is said once.
+            decoding: the runtime over `states`, or None for fairseq's modules.
+        """
+        self.states = states
+        self.decoding = decoding
+        self.modules = ModuleSteps()
+        self.prompt: Prompt | None = None
+        self.records_weights = True
+        self._announced = announced
+
+    @staticmethod
+    def decline(incremental_state: dict[str, Any]) -> None:
+        """Notes that this generation shares no states, so that no later step begins to."""
+        incremental_state[KEY] = None
+
+    @staticmethod
+    def is_decided(incremental_state: dict[str, Any]) -> bool:
+        """Whether a generation has a state, or has been noted to share none."""
+        return KEY in incremental_state
+
+    @staticmethod
+    def is_declined(incremental_state: dict[str, Any]) -> bool:
+        """Whether a generation has been noted to share no states."""
+        return KEY in incremental_state and incremental_state[KEY] is None
+
+    @staticmethod
+    def find(incremental_state: dict[str, Any] | None) -> DecodingState | None:
+        """Returns the state that an `incremental_state` holds, if any."""
+        return None if incremental_state is None else incremental_state.get(KEY)
+
+    def attach(self, incremental_state: dict[str, Any]) -> None:
+        """Stores this state in `incremental_state`."""
+        incremental_state[KEY] = self
+
+    def announce(self, level: int, line: str, detail: str = "") -> None:
+        """Logs `line`, once for each model, with the detail of the first time."""
+        if line not in self._announced:
+            self._announced.add(line)
+            logger.log(level, line + detail)
+
+    def announce_plan(self, kind: str, choice: Choice, obstacle: str | None) -> None:
+        """Logs the plan of a kind of attention, and which operators compute it.
+
+        Args:
+            kind: of attention.
+            choice: its plan, and why.
+            obstacle: why the compiled operators cannot run, or None.
+        """
+        self.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
+        operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
+        device = self.states.tree.visible.device.type
+        self.announce(logging.INFO, f"operators on {device}: {operators}")
+
+    def reorder(self, order: Tensor) -> None:
+        """Follows the beams.
+
+        Args:
+            order: int64 [G' * B], the old beam of each new one.
+        """
+        beam = self.states.tree.beam
+        mixes = not self.states.tree.accepts(order)
+        self.states.reorder(order)
+        if self.prompt is not None:
+            sentences = (order if mixes else order.view(-1, beam)[:, 0]) // beam
+            self.prompt.lengths = self.prompt.lengths[sentences]
+            self.prompt.columns = self.prompt.columns[sentences]
+
+
+class ModuleSteps:
+    """What steps through fairseq's modules keep beside the states.
+
+    Attributes:
+        attentions: what each attention module has looked up; None where it is fairseq's.
+        reordering: the modules that follow the beams.
+        per_beam: gives copies of the encoder output to modules that read them, or None.
+        columns: int64 [G * B], the column of the encoder output of each beam, or None.
+        position: of the newest token; -1 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.attentions: dict[nn.Module, AttentionStep | None] = {}
+        self.reordering: list[Any] = []
+        self.per_beam: SharedEncoderOut | None = None
+        self.columns: Tensor | None = None
+        self.position = -1
+        self._calls: Counter[nn.Module] = Counter()
+        self._choices: dict[str, Choice] | None = None
+
+    def advance(self, position: int) -> None:
+        """Begins a step at `position`."""
+        self.position = position
+        self._calls.clear()
+
+    def choose(self, planner: Planner, kind: str, states: States, like: Tensor) -> Choice:
+        """Returns the plan of a kind of attention, chosen once for all attentions of the model.
+
+        Args:
+            planner: of the model.
+            kind: as in `Planner.choose`.
+            states: of the generation.
+            like: a tensor of the states' dtype and device.
+        """
+        if self._choices is None:
+            source = None if states.source is None else len(states.source.states)
+            tree = states.tree
+            self._choices = planner.choose_for(
+                like.dtype, like.device, tree.sentences, tree.beam, source
+            )
+        return self._choices[kind]
+
+    def append(self, module: nn.Module, payload: Payload, states: States) -> list[Rows]:
+        """Writes this step's rows of `module` ([G * B, ...]) and returns all that are read."""
+        call = module, self._calls[module]  # layers may share modules
+        self._calls[module] += 1
+        return states.append(call, payload)
+
+    def source_rows(
+        self, module: nn.Module, step: AttentionStep, given: Tensor | None, states: States
+    ) -> list[Rows]:
+        """Returns the rows of the source, projected once for all layers that share `module`.
+
+        Args:
+            module: an encoder-decoder attention.
+            step: the same in this generation.
+            given: [S, sentences, width], or a copy per beam of the encoder output.
+            states: of the generation.
+
+        Raises:
+            ValueError: if there is no source, or one of another number of columns.
+        """
+        pool = states.cross_rows.get(module)
+        if pool is None:
+            if given is None or states.source is None:
+                raise ValueError("encoder_out: expected an encoder output, got none")
+            shared = states.source.states
+            if self.per_beam is not None and self.per_beam.is_copy("encoder_out", given):
+                given = shared
+            if given.size(1) != shared.size(1):
+                raise ValueError(
+                    f"encoder output: expected {shared.size(1)} columns, one for each sentence, "
+                    f"got {given.size(1)}"
+                )
+            pool = states.cross_rows[module] = StatePool([step.payload(given)])
+        return pool.read(states.source_view)

@@ -1,0 +1,158 @@
+"""Scores the next word with the converted models of an ensemble."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from fairseq import utils
+from fairseq.models import BaseFairseqModel, FairseqDecoder
+from fairseq.models.transformer import TransformerModelBase
+from torch import Tensor, nn
+
+from el_attention.cost import PROMPT_LOGITS
+from el_attention.fairseq_plugin.decoder import ELDecoder
+from el_attention.fairseq_plugin.decoding import DecodingState
+from el_attention.ops import log_sum_exp
+from el_attention.plain import original
+
+if TYPE_CHECKING:
+    from el_attention.fairseq_plugin.generator import ELEnsemble
+
+# The methods that make log-probabilities by the log-softmax of logits and nothing else.
+NORMALIZATIONS = {
+    "get_normalized_probs": (BaseFairseqModel, TransformerModelBase, FairseqDecoder),
+    "get_normalized_probs_scriptable": (BaseFairseqModel, FairseqDecoder),
+}
+
+# The methods that, if they are not fairseq's, may read attention weights.
+READERS = ("forward", "extract_features", "extract_features_scriptable", "output_layer")
+
+
+def reason_against(ensemble: ELEnsemble) -> str | None:
+    """Returns why `EnsembleScorer` cannot score with these models, or None if it can."""
+    for model in ensemble.models:
+        decoder = getattr(model, "decoder", None)
+        if not isinstance(decoder, ELDecoder):
+            return f"a {type(model).__name__} is not converted"
+        if not decoder.shares_states():
+            return f"a {type(model).__name__} shares no states"
+        if decoder.adaptive_softmax is not None:
+            return f"a {type(model).__name__} has an adaptive softmax"
+        if not (_normalizes_plainly(original(model)) and _normalizes_plainly(decoder)):
+            return f"a {type(model).__name__} normalizes probabilities in its own way"
+    return None
+
+
+class EnsembleScorer:
+    """An `el_attention.search.Scorer`."""
+
+    def __init__(
+        self,
+        ensemble: ELEnsemble,
+        sentences: int,
+        encoder_outs: list[dict[str, list[Tensor]]],
+        temperature: float,
+    ) -> None:
+        """Begins a generation.
+
+        Args:
+            ensemble: the models; `reason_against` has nothing against them.
+            sentences: number of sentences.
+            encoder_outs: of every model, one column per beam; empty for language models.
+            temperature: what logits are divided by.
+        """
+        self._ensemble = ensemble
+        self._encoder_outs = encoder_outs
+        self._temperature = temperature
+        self._states: list[dict[str, Any]] = [{} for _ in ensemble.models]
+        self._rows = sentences * ensemble.beam
+        ensemble.begin(sentences, self._states, encoder_outs)
+        for model, incremental_state in zip(ensemble.models, self._states, strict=True):
+            state = DecodingState.find(incremental_state)
+            assert state is not None  # `ensemble.begin` has made it
+            state.records_weights = not model.decoder.el_is_plain(*READERS)
+
+    def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores every word after `tokens`; see `search.Scorer`."""
+        beam = self._ensemble.beam
+        # All beams of a sentence are equal there: score each sentence once.
+        inside = self._ensemble.inside_prompt(tokens.size(1) - 1, self._states)
+        outputs = []
+        for index, model in enumerate(self._ensemble.models):
+            output, _ = model.decoder.forward(
+                tokens[::beam] if inside else tokens,
+                encoder_out=self._encoder_outs[index] if self._encoder_outs else None,
+                incremental_state=self._states[index],
+            )
+            outputs.append(self._tempered(output[:, -1]))
+        if len(outputs) == 1:
+            logits, lse = outputs[0], log_sum_exp(outputs[0])
+        else:
+            logits = _mean([utils.log_softmax(output, dim=-1) for output in outputs])
+            lse = torch.zeros_like(logits[:, 0])
+        if inside:
+            logits, lse = logits.repeat_interleave(beam, 0), lse.repeat_interleave(beam, 0)
+        return logits, lse
+
+    def score_prefix(self, words: Tensor) -> Tensor | None:
+        """Scores words of a prompt that was processed in one pass; see `search.Scorer`."""
+        found = []
+        for model, incremental_state in zip(self._ensemble.models, self._states, strict=True):
+            state, decoder = DecodingState.find(incremental_state), model.decoder
+            # Another forward may make something else of the features.
+            plain = decoder.el_is_plain("forward")
+            if not plain or state is None or state.prompt is None:
+                return None
+            found.append((state, state.prompt))
+        scores = [
+            self._score_words(model.decoder, state, prompt.features[:, : words.size(1)], words)
+            for model, (state, prompt) in zip(self._ensemble.models, found, strict=True)
+        ]
+        return scores[0] if len(scores) == 1 else _mean(scores)
+
+    def reorder(self, parents: Tensor) -> None:
+        """Follows the beams; see `search.Scorer`."""
+        self._ensemble.reorder_incremental_state(self._states, parents)
+        if len(parents) != self._rows:  # else every row keeps its sentence, and so its source
+            self._encoder_outs = self._ensemble.reorder_encoder_out(self._encoder_outs, parents)
+            self._rows = len(parents)
+
+    def _score_words(
+        self, decoder: ELDecoder, state: DecodingState, features: Tensor, words: Tensor
+    ) -> Tensor:
+        """Log-probabilities of `words`, [G, P], where a model has `features`, [G, P, C]."""
+        rows = max(1, PROMPT_LOGITS // len(decoder.dictionary))
+        chunks = zip(
+            features.flatten(0, 1).split(rows), words.reshape(-1, 1).split(rows), strict=True
+        )
+        scores = [self._score_chunk(decoder, state, *chunk) for chunk in chunks]
+        return torch.cat(scores).view_as(words)
+
+    def _score_chunk(
+        self, decoder: ELDecoder, state: DecodingState, features: Tensor, words: Tensor
+    ) -> Tensor:
+        """The same for as many words as may have their logits at a time: [n, C] and [n, 1]."""
+        logits = self._tempered(decoder.el_project(features, state))
+        return logits.gather(1, words).squeeze(1) - log_sum_exp(logits)
+
+    def _tempered(self, logits: Tensor) -> Tensor:
+        """Applies the temperature; float64 becomes what fairseq's log-softmax makes of it."""
+        if self._temperature != 1.0:
+            logits = logits.div_(self._temperature)
+        dtype = utils.log_softmax(logits[:0], dim=-1).dtype
+        return logits if logits.dtype.itemsize <= dtype.itemsize else logits.to(dtype)
+
+
+def _mean(lprobs: list[Tensor]) -> Tensor:
+    """The logarithm of the mean of probabilities."""
+    return torch.stack(lprobs).logsumexp(0) - math.log(len(lprobs))
+
+
+def _normalizes_plainly(module: nn.Module) -> bool:
+    return all(
+        name not in vars(module)
+        and getattr(type(module), name) in [getattr(owner, name) for owner in owners]
+        for name, owners in NORMALIZATIONS.items()
+    )

@@ -1,7 +1,0 @@
-"""The fairseq layer: everything here imports fairseq, nothing else does."""
-
-from el_attention.plugin.checkpoints import allow_fairseq_checkpoints
-from el_attention.plugin.convert import convert
-from el_attention.plugin.registry import register_models, register_tasks
-
-__all__ = ["allow_fairseq_checkpoints", "convert", "register_models", "register_tasks"]

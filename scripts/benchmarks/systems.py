@@ -1,0 +1,354 @@
+"""The systems that are compared, all with one interface."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+from el_attention.attention import ExpandedQuery
+from el_attention.cost import CPU, Memory, Workload, memory_of, system_of
+from el_attention.state import capacity
+
+CONVERTED = "ctranslate2"  # folder
+
+Hypotheses = list[list[tuple[list[int], float]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A generation.
+
+    Attributes:
+        seconds: that it took.
+        first: seconds until the first step of the decoder was done; None if the system does not
+            tell.
+        hypotheses: tokens, without the end of sentence, and sum of their log-probabilities, of
+            each hypothesis of each sentence, the best first.
+    """
+
+    seconds: float
+    first: float | None
+    hypotheses: Hypotheses
+
+
+class _Clock:
+    """Seconds since `start`."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self._start = 0.0
+
+    def start(self) -> None:
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def first_done(self) -> None:
+        """Notes the time, when called for the first time."""
+        if self.first is None:
+            self.first = self.seconds()
+
+
+@contextmanager
+def _watched(ensemble: Any, length: int, tell: Callable[[], None]) -> Iterator[None]:
+    """Calls `tell` when fairseq's ensemble is about to decode the token after `length` - 1."""
+    forward_decoder = ensemble.forward_decoder
+
+    def watched(tokens: Tensor, *args: Any) -> Any:
+        if tokens.size(1) == length:
+            tell()
+        return forward_decoder(tokens, *args)
+
+    ensemble.forward_decoder = watched
+    try:
+        yield
+    finally:
+        del ensemble.forward_decoder
+
+
+class System(ABC):
+    """A system with a model in it.
+
+    Attributes:
+        closing: steps that it takes to end the hypotheses after their last token.
+    """
+
+    closing = 0
+
+    @abstractmethod
+    def __init__(self, case: Case, folder: Path, **options: Any) -> None:
+        """Reads the words of a case's model, if any, from a folder that `prepare` has seen."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Loads the model."""
+
+    @classmethod
+    def reason_against(cls) -> str | None:
+        """Returns why the system cannot be measured here, or None if it can."""
+        return None
+
+    @classmethod
+    def prepare(cls, folder: Path) -> None:
+        """Adds to a folder with a checkpoint of fairseq what the system reads, if that is other."""
+        return None
+
+    @abstractmethod
+    def generate(self, case: Case, sources: Tensor) -> Outcome:
+        """Generates for all sources at once.
+
+        Args:
+            case: whose `steps` the decoder is to take.
+            sources: int64 [batch, source], see `weights.sources_of`.
+        """
+
+    def predicted(self, case: Case) -> Memory | None:
+        """Returns the memory of a generation by formula; None if the system has no formula."""
+        return None
+
+
+class Fairseq(System):
+    """Stock fairseq, or this plugin with one of its plans."""
+
+    closing = 1  # fairseq scores the end of sentence, in a step of its own
+
+    def __init__(self, case: Case, folder: Path, *, plan: str | None = None) -> None:
+        """Reads the dictionaries; `plan` None is stock fairseq."""
+        from fairseq import tasks
+        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+        from benchmarks.weights import CHECKPOINT, arguments
+
+        settings = convert_namespace_to_omegaconf(arguments(case.model)).task
+        settings.data = str(folder)
+        self._task = tasks.setup_task(settings)
+        self._checkpoint = str(folder / CHECKPOINT)
+        self._beam = case.beam
+        self._plan = plan
+        self._generators: dict[tuple[int, int], Any] = {}
+
+    def load(self) -> None:
+        """Loads the checkpoint."""
+        from fairseq import checkpoint_utils
+
+        import el_attention  # noqa: F401  (lets torch load checkpoints of fairseq)
+
+        (self._model,), _, _ = checkpoint_utils.load_model_ensemble_and_task(
+            [self._checkpoint], task=self._task
+        )
+        # What fairseq-generate does to every model: no attention weights unless asked for.
+        self._model.eval().prepare_for_inference_(
+            Namespace(generation=Namespace(beam=self._beam), common_eval=Namespace())
+        )
+
+    def generate(self, case: Case, sources: Tensor) -> Outcome:
+        """Generates; see `System.generate`."""
+        prompt = 1 if case.model.sizes.encoder else case.source
+        generator = self._generator(case.beam, prompt - 1 + case.steps - self.closing)
+        clock = _Clock()
+        lengths = torch.full((len(sources),), case.source)
+        sample = {"net_input": {"src_tokens": sources, "src_lengths": lengths}}
+        with ExitStack() as stack:
+            if self._plan is None:
+                # The plugin must not find a method that is not fairseq's.
+                stack.enter_context(_watched(generator.model, prompt + 1, clock.first_done))
+            clock.start()
+            found = self._task.inference_step(generator, [self._model], sample)
+            seconds = clock.seconds()
+        kept = slice(prompt - 1, -1)
+        hypotheses = [
+            [(h["tokens"][kept].tolist(), float(h["positional_scores"][kept].sum())) for h in hypos]
+            for hypos in found
+        ]
+        return Outcome(seconds, clock.first, hypotheses)
+
+    def predicted(self, case: Case) -> Memory | None:
+        """Returns the memory by the cost model, with the plans that are chosen."""
+        if self._plan is None:
+            return None
+        from el_attention.attention import EXPECTED_TOKENS
+
+        # Beams that share no ancestors, and rows that are reserved ahead.
+        tokens = -(-capacity(case.steps * case.beam, case.beam) // case.beam)
+        load = Workload("float32", case.batch, case.beam, case.source, tokens, tokens)
+        planner = self._model.decoder.el_planner
+        expected = replace(load, first_end=EXPECTED_TOKENS, last_end=EXPECTED_TOKENS)
+        choices = planner.choose(expected, torch.device("cpu"))
+        expanded = {
+            kind: choice.plan.name == ExpandedQuery.name for kind, choice in choices.items()
+        }
+        return memory_of(case.model.sizes, system_of(expanded, CPU), load)
+
+    def _generator(self, beam: int, tokens: int) -> Any:
+        if (beam, tokens) not in self._generators:
+            import el_attention
+
+            length = {"max_len_a": 0, "max_len_b": tokens, "min_len": tokens}
+            generator = self._task.build_generator([self._model], Namespace(beam=beam, **length))
+            if self._plan is not None:
+                generator = el_attention.convert(generator, self._plan)
+            self._generators[beam, tokens] = generator
+        return self._generators[beam, tokens]
+
+
+class HuggingFace(System):
+    """Transformers, with its generic beam search."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        """Notes where the weights are; it needs no words."""
+        self._source = case.model, folder
+
+    def load(self) -> None:
+        """Loads the checkpoint into the model of Transformers that computes the same."""
+        from benchmarks.huggingface import load
+
+        self._model = load(*self._source)
+
+    @classmethod
+    def reason_against(cls) -> str | None:
+        """Returns why the system cannot be measured here, or None if it can."""
+        return missing("transformers")
+
+    def generate(self, case: Case, sources: Tensor) -> Outcome:
+        """Generates; see `System.generate`."""
+        clock = _Clock()
+
+        def stopping(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+            clock.first_done()
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        options: dict[str, Any] = {
+            "num_beams": case.beam,
+            "num_return_sequences": case.beam,
+            "max_new_tokens": case.steps,
+            "min_new_tokens": case.steps,
+            "length_penalty": 0.0,  # all hypotheses are of one length
+            "do_sample": False,
+            "return_dict_in_generate": True,
+            "output_scores": True,
+        }
+        clock.start()
+        found = self._model.generate(
+            sources,
+            attention_mask=torch.ones_like(sources),
+            stopping_criteria=[stopping],
+            **options,
+        )
+        seconds = clock.seconds()
+        rows = found.sequences[:, -case.steps :].tolist()
+        pairs = list(zip(rows, found.sequences_scores.tolist(), strict=True))
+        starts = range(0, len(pairs), case.beam)
+        hypotheses = [pairs[start : start + case.beam] for start in starts]
+        return Outcome(seconds, clock.first, hypotheses)
+
+
+class CTranslate2(System):
+    """CTranslate2, converted by its own converter for fairseq."""
+
+    def __init__(self, case: Case, folder: Path, *, compute_type: str = "float32") -> None:
+        """Makes the words, by which it is told the sources."""
+        from benchmarks.weights import symbols_of
+
+        self._symbols = symbols_of(case.model).symbols
+        self._translates = case.model.sizes.encoder is not None
+        self._folder = str(folder / CONVERTED)
+        self._compute_type = compute_type
+
+    def load(self) -> None:
+        """Loads what `prepare` has written, words of its own included."""
+        import ctranslate2
+
+        kind = ctranslate2.Translator if self._translates else ctranslate2.Generator
+        self._model = kind(
+            self._folder,
+            compute_type=self._compute_type,
+            inter_threads=1,
+            intra_threads=torch.get_num_threads(),
+        )
+
+    @classmethod
+    def reason_against(cls) -> str | None:
+        """Returns why the system cannot be measured here, or None if it can."""
+        return missing("ctranslate2")
+
+    @classmethod
+    def prepare(cls, folder: Path) -> None:
+        """Converts the checkpoint; see `System.prepare`."""
+        from ctranslate2.converters import FairseqConverter
+
+        import el_attention  # noqa: F401  (lets torch load checkpoints of fairseq)
+        from benchmarks.weights import CHECKPOINT
+
+        if not (folder / CONVERTED).exists():
+            checkpoint = str(folder / CHECKPOINT)
+            FairseqConverter(checkpoint, str(folder)).convert(str(folder / CONVERTED))
+
+    def generate(self, case: Case, sources: Tensor) -> Outcome:
+        """Generates; see `System.generate`."""
+        numbers = {symbol: number for number, symbol in enumerate(self._symbols)}
+        words = [[self._symbols[number] for number in row] for row in sources.tolist()]
+        options = {
+            "beam_size": case.beam,
+            "num_hypotheses": case.beam,
+            "length_penalty": 0,  # all hypotheses are of one length
+            "return_scores": True,
+        }
+        if case.model.sizes.encoder:
+            words = [row[:-1] for row in words]  # it adds the end of sentence
+            start = time.perf_counter()
+            found = self._model.translate_batch(
+                words, max_decoding_length=case.steps, min_decoding_length=case.steps, **options
+            )
+            seconds = time.perf_counter() - start
+            tokens = [result.hypotheses for result in found]
+        else:
+            start = time.perf_counter()
+            found = self._model.generate_batch(
+                words,
+                max_length=case.steps,
+                min_length=case.steps,
+                include_prompt_in_result=False,
+                **options,
+            )
+            seconds = time.perf_counter() - start
+            tokens = [result.sequences for result in found]
+        hypotheses = [
+            [
+                ([numbers.get(word, -1) for word in row], score)
+                for row, score in zip(rows, result.scores, strict=True)
+            ]
+            for rows, result in zip(tokens, found, strict=True)
+        ]
+        return Outcome(seconds, None, hypotheses)
+
+
+# Name -> class, and options of its constructor beside case and folder.
+SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
+    "fairseq": (Fairseq, {}),
+    "el-attention": (Fairseq, {"plan": "auto"}),
+    "expanded-query": (Fairseq, {"plan": "expanded-query"}),
+    "shared-projection": (Fairseq, {"plan": "shared-projection"}),
+    "huggingface": (HuggingFace, {}),
+    "ctranslate2": (CTranslate2, {}),
+    "ctranslate2-int8": (CTranslate2, {"compute_type": "int8"}),
+}
+
+DEFAULT = ["fairseq", "el-attention", "huggingface", "ctranslate2"]
+
+
+def missing(package: str) -> str | None:
+    """Says that a package is not installed, or None."""
+    found = util.find_spec(package) is not None
+    return None if found else f"{package} is not installed; pip install 'el-attention[bench]'"

@@ -1,5 +1,0 @@
-#!/usr/bin/env bash
-# Measures the paper's table of beam search; --help lists the options.
-root=$(dirname "${BASH_SOURCE[0]}")/../..
-export PYTHONPATH=$root/scripts:$root/examples${PYTHONPATH:+:$PYTHONPATH}
-exec python -m tables run beam "$@"

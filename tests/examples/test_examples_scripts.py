@@ -1,0 +1,80 @@
+"""Every run.sh of the examples with published data or models, on tiny ones of the same formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import exampledata
+from common.lines import read_lines
+from exampledata import SPLIT_SIZES
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXAMPLES = {
+    "summarization_cnn_dm": (exampledata.write_cnn_dm, exampledata.write_bart),
+    "summarization_xsum": (exampledata.write_xsum, exampledata.write_bart),
+    "question_generation_squad": (exampledata.write_squad, None),
+    "summarization_gpt2": (exampledata.write_cnn_dm, exampledata.write_gpt2),
+}
+METRICS = {"question_generation_squad": ["BLEU-4", "METEOR"]}
+
+
+def run_sh(example: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs a run.sh in short form on what lies in `folder`."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "NLTK_DATA": str(folder / "nltk"),
+        "OMP_NUM_THREADS": "1",
+    }
+    paths = [word for name in ("data", "model", "work") for word in (f"--{name}", folder / name)]
+    return subprocess.run(
+        [ROOT / "examples" / example / "run.sh", "--profile", "smoke", *paths, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_run_sh_from_published_files_to_scores(example, tmp_path):
+    write_data, write_model = EXAMPLES[example]
+    write_data(tmp_path / "data")
+    if write_model is not None:
+        write_model(tmp_path / "model")
+    exampledata.write_wordnet(tmp_path / "nltk")
+
+    refused = run_sh(example, tmp_path)
+    assert refused.returncode != 0
+    assert "step data failed" in refused.stderr
+    assert "--unverified accepts it" in refused.stderr
+
+    result = run_sh(example, tmp_path, "--unverified")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "work" / "report" / "report.json").read_text())
+    assert [row["differing"] for row in report["rows"]] == [0, 0, 0]
+    stock, *others = report["rows"]
+    for row in others:
+        assert row["scores"] == stock["scores"]
+        assert row["state_bytes_per_sentence"] < stock["state_bytes_per_sentence"]
+    assert set(stock["scores"]) == {"ROUGE-1", "ROUGE-2", "ROUGE-L", *METRICS.get(example, [])}
+    assert (tmp_path / "work" / "report" / "report.md").read_text() in result.stdout
+    texts = read_lines(tmp_path / "work" / "report" / "stock.txt")
+    assert len(texts) == SPLIT_SIZES["test"]
+    assert sum(map(bool, texts)) > 3
+
+    again = run_sh(example, tmp_path, "--unverified")
+    assert again.returncode == 0
+    steps = [line for line in again.stdout.splitlines() if line.startswith("[")]
+    assert len(steps) > 7
+    assert all(line.endswith("already complete") for line in steps)

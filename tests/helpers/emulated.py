@@ -1,0 +1,185 @@
+"""Calls of the operators with the CUDA kernels under the emulator, through their own launcher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emulator_build import Result, Sanitizer, build, run
+from oracle import Call
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """How kernels are run.
+
+    Attributes:
+        machine: the GPU to stand for; its architecture decides how the kernels are compiled.
+        schedule: the order in which threads run.
+        sanitizer: to compile with, or None.
+    """
+
+    machine: str = "a100"
+    schedule: str = "ascending"
+    sanitizer: Sanitizer | None = None
+
+    def run(
+        self,
+        operator: str,
+        arrays: dict[str, Tensor],
+        outputs: dict[str, Any],
+        **parameters: object,
+    ) -> Result:
+        """Builds the operator's driver, unless that is done, and runs it."""
+        defines = ["EL_EMULATED_ARCH=75"] if self.machine == "t4" else []
+        driver = "candidates" if operator in ("log_sum_exp", "top_candidates") else "attend"
+        program = build(driver, self.sanitizer, defines)
+        return run(
+            program,
+            arrays,
+            outputs,
+            timeout=300,
+            operator=operator,
+            machine=self.machine,
+            schedule=self.schedule,
+            **parameters,
+        )
+
+    def attend(self, call: Call, kernel: str = "best", splits: int = 0) -> Result:
+        """Returns `context`, `lse`, the `plan` (see `plan_of`) and the counters."""
+        arrays, parameters = _arguments(call)
+        shape = call.query.shape
+        outputs = {
+            "context": (call.query.dtype, (*shape[:3], call.values[0].size(3))),
+            "lse": (accumulator(call.query.dtype), shape[:3]),
+            "plan": (torch.int32, (8,)),
+        }
+        return self.run("attend", arrays, outputs, kernel=kernel, splits=splits, **parameters)
+
+    def weights(self, call: Call, lse: Tensor) -> Tensor:
+        """Returns the weights [G, B, H, U]."""
+        arrays, parameters = _arguments(call)
+        shape = (*call.query.shape[:3], parameters["rows"])
+        outputs = {"weights": (lse.dtype, shape)}
+        return self.run("weights", arrays | {"lse": lse}, outputs, **parameters)["weights"]
+
+    def block_ngrams(
+        self, lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
+    ) -> Tensor:
+        """Returns the log-probabilities after blocking."""
+        arrays = {"lprobs": lprobs, "tokens": tokens}
+        if forced is not None:
+            arrays["forced"] = forced
+        return self.run(
+            "block_ngrams",
+            arrays,
+            {"lprobs": (lprobs.dtype, lprobs.shape)},
+            dtype=_name(lprobs.dtype),
+            sequences=lprobs.size(0),
+            vocabulary=lprobs.size(1),
+            lprobs_row=lprobs.size(1),
+            tokens_row=tokens.size(1),
+            size=size,
+            length=length,
+        )["lprobs"]
+
+    def log_sum_exp(self, logits: Tensor) -> Tensor:
+        """Returns lse [N]."""
+        arrays, parameters = _logits(logits)
+        outputs = {"lse": (accumulator(logits.dtype), logits.shape[:1])}
+        return self.run("log_sum_exp", arrays, outputs, **parameters)["lse"]
+
+    def top_candidates(
+        self, logits: Tensor, lse: Tensor, scores: Tensor, beam: int, k: int
+    ) -> Result:
+        """Returns `values` and `index`, and the counters."""
+        arrays, parameters = _logits(logits)
+        shape = (logits.size(0) // beam, k)
+        return self.run(
+            "top_candidates",
+            arrays | {"lse": lse, "scores": scores},
+            {"values": (lse.dtype, shape), "index": (torch.int64, shape)},
+            beam=beam,
+            k=k,
+            **parameters,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the launcher chose; csrc/cuda/launch.h."""
+
+    tensor_cores: bool
+    queries: int
+    shape: int
+    row_groups: int
+    stages: int
+    splits: int
+    shared_bytes: int
+    vector: int
+
+
+def plan_of(result: Result) -> Plan:
+    first, *rest = result["plan"].tolist()
+    return Plan(bool(first), *rest)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of scores, sums and lse."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _logits(logits: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Arrays and parameters of tests/csrc/emulator/candidates.cpp. Strides and storage are kept."""
+    arrays = {"logits": torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage())}
+    parameters = {
+        "dtype": _name(logits.dtype),
+        "rows": logits.size(0),
+        "vocabulary": logits.size(1),
+        "logits_offset": logits.storage_offset(),
+        "logits_row": logits.stride(0),
+    }
+    return arrays, parameters
+
+
+def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Arrays and parameters of tests/csrc/emulator/attend.cpp. Strides and storage are kept."""
+    groups, beam, heads, width = call.query.shape
+    arrays = {"query": call.query}
+    parameters: dict[str, Any] = {
+        "dtype": _name(call.query.dtype),
+        "groups": groups,
+        "beam": beam,
+        "heads": heads,
+        "key_heads": call.keys[0].size(2),
+        "width": width,
+        "value_width": call.values[0].size(3),
+        "rows": sum(keys.size(0) for keys in call.keys),
+        "pieces": len(call.keys),
+    }
+    for i, (keys, values, columns) in enumerate(
+        zip(call.keys, call.values, call.columns, strict=True)
+    ):
+        arrays[f"columns{i}"] = columns
+        parameters |= {f"keys{i}_rows": keys.size(0), f"keys{i}_columns": keys.size(1)}
+        for name, piece in [("keys", keys)] + ([] if values is keys else [("values", values)]):
+            arrays[f"{name}{i}"] = torch.empty(0, dtype=piece.dtype).set_(piece.untyped_storage())
+            parameters |= {
+                f"{name}{i}_offset": piece.storage_offset(),
+                f"{name}{i}_row": piece.stride(0),
+                f"{name}{i}_column": piece.stride(1),
+                f"{name}{i}_head": piece.stride(2),
+            }
+    if call.visible is not None:
+        visible = call.visible.contiguous()
+        arrays["visible"] = visible
+        parameters["visible_group"] = visible.stride(0)
+        parameters["visible_beam"] = visible.stride(1) if visible.size(1) == beam > 1 else 0
+    return arrays, parameters
