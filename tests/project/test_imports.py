@@ -93,7 +93,7 @@ def test_what_lies_below_the_front_ends_names_no_framework(folder) -> None:
         assert not {x for x in found if x.startswith(FRONT_ENDS)}, name
 
 
-@pytest.mark.parametrize(("mine", "others"), [("plugin", 1), ("transformers_plugin", 0)])
+@pytest.mark.parametrize(("mine", "others"), [("fairseq_plugin", 1), ("transformers_plugin", 0)])
 def test_each_front_end_imports_its_framework_only(mine, others) -> None:
     names = [name for name in modules() if name.split(".")[1:2] == [mine]]
     assert names
