@@ -11,7 +11,7 @@ from el_attention.attention import Plan, Projections
 from el_attention.cost import SELF, SOURCE
 from el_attention.decoder.prefill import causal_attention
 from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm
-from el_attention.state import StatePool, States
+from el_attention.state import RowCache, States
 
 
 class Layer:
@@ -81,7 +81,7 @@ class Layer:
         plan, attention, projections, key = self._self_attn
         states_in = self._before(x, spec.self_attn_norm)
         payload = plan.payload(projections, states_in)
-        states.self_rows.setdefault(key, StatePool()).fill(payload, sentences, total)
+        states.self_caches.setdefault(key, RowCache()).fill(payload, sentences, total)
         shape = (*x.shape[:2], *attention.head_shape)
         keys, values = plan.projected(projections, payload)
         query = (attention.query(states_in) * attention.scale).view(shape)
@@ -104,18 +104,18 @@ class Layer:
         assert self._cross_attn is not None
         plan, attention, projections, key = self._cross_attn
         states = self._states
-        pool = states.cross_rows.get(key)
-        if pool is None:
+        cache = states.cross_caches.get(key)
+        if cache is None:
             assert states.source is not None
-            pool = StatePool([plan.payload(projections, states.source.states)])
-            states.cross_rows[key] = pool
+            cache = RowCache([plan.payload(projections, states.source.states)])
+            states.cross_caches[key] = cache
         view = states.source_view
         if sentences is not None:
             view = states.source_seen_by(states.columns[sentences])
         return plan.read(
             projections,
             query,
-            pool.read(view),
+            cache.read(view),
             view.visible,
             attention.sinks,
             need_weights=need_weights,

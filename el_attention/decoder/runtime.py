@@ -93,16 +93,18 @@ class Decoding:
             ValueError: if there were steps before, or a sentence is all padding.
         """
         total, length = tokens.shape
-        kept = torch.ones_like(tokens, dtype=torch.bool) if is_padding is None else ~is_padding
-        if not bool(kept.any(1).all()):
+        if is_padding is None:
+            is_padding = torch.zeros_like(tokens, dtype=torch.bool)
+        is_token = ~is_padding
+        if not bool(is_token.any(1).all()):
             raise ValueError("tokens: expected a token in every prompt, got only padding in one")
         if positions is None:
-            positions = (kept.cumsum(1) - 1).clamp(min=0)
+            positions = (is_token.cumsum(1) - 1).clamp(min=0)
         self._check_positions(positions)
-        self.states.tree.add_prompt(kept, positions)
+        self.states.tree.add_prompt(is_padding, positions)
         # What lies after the last token of a sentence is seen by none of its tokens.
-        after = kept.flip(1).cumsum(1).flip(1).eq(0)
-        hides = None if bool((kept | after).all()) else ~kept
+        after = is_token.flip(1).cumsum(1).flip(1).eq(0)
+        hides = None if bool((is_token | after).all()) else is_padding
         hidden = None
         for part in torch.arange(total, device=tokens.device).split(_at_once(tokens)):
             found = self._prefill(

@@ -85,30 +85,31 @@ class AttentionStep:
         else:
             rows = modules.source_rows(self._module, self, source, states)
             view = states.source_view
-        keep = None
+        dropout_mask = None
         if self._dropout is not None:
-            keep = self._keep(self._dropout, grouped, view, modules.position)
+            dropout_mask = self._draw(self._dropout, grouped, view, modules.position)
         heads, weights = self.plan.read(
             self._projections,
             grouped,
             rows,
             view.visible,
             self._sinks,
-            keep,
+            dropout_mask,
             need_weights,
         )
         if weights is not None:
             weights = weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
         return heads.reshape_as(projected), weights
 
-    def _keep(self, dropout: FairseqDropout, query: Tensor, view: View, age: int) -> Tensor:
-        """Draws dropout factors in fairseq's order, so that one seed gives one result."""
-        ordered = view.pieces[0][0] if view.ages is None else age + 1
-        keep = dropout(query.new_ones(*query.shape[:-1], ordered + len(self._sinks)))
-        if view.ages is None:
-            return keep
-        rows, rest = keep.split([ordered, len(self._sinks)], -1)
-        by_row = rows.gather(-1, view.ages[:, None, None].expand(*query.shape[:-1], -1))
+    def _draw(self, dropout: FairseqDropout, query: Tensor, view: View, position: int) -> Tensor:
+        """Draws a dropout mask in fairseq's order, so that one seed gives one result."""
+        tokens = position + 1 if self._over_itself else view.segments[0][0]
+        mask = dropout(query.new_ones(*query.shape[:-1], tokens + len(self._sinks)))
+        if not self._over_itself:
+            return mask
+        assert view.positions is not None
+        by_token, rest = mask.split([tokens, len(self._sinks)], -1)
+        by_row = by_token.gather(-1, view.positions[:, None, None].expand(*query.shape[:-1], -1))
         return torch.cat([by_row, rest], -1)
 
 

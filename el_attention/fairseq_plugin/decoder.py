@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from fairseq.models import FairseqIncrementalDecoder
 from fairseq.models.transformer import TransformerDecoder, TransformerDecoderBase
-from fairseq.modules import LayerDropModuleList
+from fairseq.modules import LayerDropModuleList, MultiheadAttention
 from torch import Tensor
 
 from el_attention.attention import Planner
 from el_attention.cost import SELF
 from el_attention.decoder import Decoding
+from el_attention.fairseq_plugin.attention_step import acts
 from el_attention.fairseq_plugin.decoding import DecodingState, Prompt
 from el_attention.fairseq_plugin.describe import embedding_of, output_of, spec_of, unsupported
 from el_attention.fairseq_plugin.encoder_out import EncoderOut, SharedEncoderOut
@@ -76,7 +77,7 @@ class ELDecoder(Specialized, _Base):
                     state.announce_plan(kind, choice, obstacle)
         else:
             device = next(self.parameters()).device
-            states = States(sentences, beam, device, source, columns)
+            states = States(sentences, beam, device, source, columns, self._reads_positions())
             state = DecodingState(states, self.el_announced)
             state.announce(logging.INFO, f"decoder: fairseq's own modules, because {reason}")
             state.modules.reordering = [
@@ -288,6 +289,11 @@ class ELDecoder(Specialized, _Base):
         for module in state.modules.reordering:
             if state.modules.attentions.get(module) is None:  # the others follow the tree
                 module.reorder_incremental_state(incremental_state, new_order)
+
+    def _reads_positions(self) -> bool:
+        """Whether an attention draws its dropout mask by the positions of rows."""
+        attentions = (m for m in self.modules() if isinstance(m, MultiheadAttention))
+        return any(acts(attention.dropout_module) for attention in attentions)
 
     def _declines(self, incremental_state: dict[str, Any], encoder_out: EncoderOut | None) -> bool:
         """Whether a generation is fairseq's own, which is decided at its first step."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from el_attention.attention import Choice, Planner
 from el_attention.decoder import Decoding
 from el_attention.ops import Rows
-from el_attention.state import Payload, StatePool, States
+from el_attention.state import Payload, RowCache, States
 
 if TYPE_CHECKING:
     from el_attention.fairseq_plugin.attention_step import AttentionStep
@@ -120,11 +120,8 @@ class DecodingState:
         Args:
             order: int64 [G' * B], the old beam of each new one.
         """
-        beam = self.states.tree.beam
-        mixes = not self.states.tree.accepts(order)
-        self.states.reorder(order)
+        sentences = self.states.reorder(order)
         if self.prompt is not None:
-            sentences = (order if mixes else order.view(-1, beam)[:, 0]) // beam
             self.prompt.lengths = self.prompt.lengths[sentences]
             self.prompt.columns = self.prompt.columns[sentences]
 
@@ -191,8 +188,8 @@ class ModuleSteps:
         Raises:
             ValueError: if there is no source, or one of another number of columns.
         """
-        pool = states.cross_rows.get(module)
-        if pool is None:
+        cache = states.cross_caches.get(module)
+        if cache is None:
             if given is None or states.source is None:
                 raise ValueError("encoder_out: expected an encoder output, got none")
             shared = states.source.states
@@ -203,5 +200,5 @@ class ModuleSteps:
                     f"encoder output: expected {shared.size(1)} columns, one for each sentence, "
                     f"got {given.size(1)}"
                 )
-            pool = states.cross_rows[module] = StatePool([step.payload(given)])
-        return pool.read(states.source_view)
+            cache = states.cross_caches[module] = RowCache([step.payload(given)])
+        return cache.read(states.source_view)

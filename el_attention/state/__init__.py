@@ -1,7 +1,7 @@
-"""States of a generation: one tree of rows for all layers, one pool of payload for each."""
+"""States of a generation: one tree of rows for all layers, and the rows of each attention."""
 
-from el_attention.state.pool import Payload, StatePool
+from el_attention.state.cache import Payload, RowCache
 from el_attention.state.states import Source, States
-from el_attention.state.tree import BeamTree, Placement, View, capacity
+from el_attention.state.tree import BeamTree, SlotMapping, View, capacity
 
-__all__ = ["BeamTree", "Payload", "Placement", "Source", "StatePool", "States", "View", "capacity"]
+__all__ = ["BeamTree", "Payload", "RowCache", "SlotMapping", "Source", "States", "View", "capacity"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from el_attention.ops import Rows
-from el_attention.state.pool import Payload, StatePool
-from el_attention.state.tree import BeamTree, Placement, View
+from el_attention.state.cache import Payload, RowCache
+from el_attention.state.tree import MAX_SEGMENTS, BeamTree, Segment, SlotMapping, View
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class States:
         tree: who sees which row of self-attention.
         source: the encoder output, or None.
         columns: int64 [G], the column of the source of each living sentence; empty without one.
-        self_rows: the rows of each self-attention, by a key of the caller.
-        cross_rows: the same of each encoder-decoder attention.
+        self_caches: the rows of each self-attention, by a key of the caller.
+        cross_caches: the same of each encoder-decoder attention.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class States:
         device: torch.device,
         source: Source | None = None,
         columns: Tensor | None = None,
+        keeps_positions: bool = False,
     ) -> None:
         """Starts without rows.
 
@@ -53,11 +54,12 @@ class States:
             device: where the states live.
             source: the encoder output, or None.
             columns: int64 [G], the column of the source of each sentence; None for all in order.
+            keeps_positions: whether an attention reads the positions of rows.
 
         Raises:
             ValueError: if `beam` is not positive, or sentences and source differ in number.
         """
-        self.tree = BeamTree(sentences, beam, device)
+        self.tree = BeamTree(sentences, beam, device, keeps_positions)
         self.source = source
         self.columns = torch.arange(sentences, device=device) if columns is None else columns
         if source is not None and columns is None and source.states.size(1) != sentences:
@@ -65,9 +67,9 @@ class States:
                 f"source: expected {sentences} columns, one for each sentence, "
                 f"got {source.states.size(1)}"
             )
-        self.self_rows: dict[Hashable, StatePool] = {}
-        self.cross_rows: dict[Hashable, StatePool] = {}
-        self._placements: Sequence[Placement] = ()
+        self.self_caches: dict[Hashable, RowCache] = {}
+        self.cross_caches: dict[Hashable, RowCache] = {}
+        self._mappings: Sequence[SlotMapping] = ()
         self._view = View(None, ())
         self._is_padding = source is not None and _any(source.is_padding)
         self._whole_source = self._source_view = self.source_seen_by(self.columns)
@@ -92,46 +94,51 @@ class States:
             is_padding: bool [G' * B], beams whose token is padding, or None.
             active: int64 [G'], the sentences that take the step, or None for all.
         """
-        self._view, self._placements = self.tree.append(position, is_padding, active)
+        if len(self.tree.segments) == MAX_SEGMENTS:
+            sentences = torch.arange(self.tree.sentences, device=self.columns.device)
+            self._copy(self.tree.merge(), sentences)
+        self._view, self._mappings = self.tree.append(position, is_padding, active)
         self._source_view = (
             self._whole_source if active is None else self.source_seen_by(self.columns[active])
         )
 
     def append(self, key: Hashable, payload: Payload) -> list[Rows]:
         """Writes this step's rows of an attention, [G' * B, ...]; returns all that are read."""
-        pool = self.self_rows.get(key)
-        if pool is None:
-            pool = self.self_rows[key] = StatePool()
-        pool.write(payload, self._placements, self.tree.segments)
-        return pool.read(self._view)
+        cache = self.self_caches.get(key)
+        if cache is None:
+            cache = self.self_caches[key] = RowCache()
+        cache.write(payload, self._mappings, self.tree.segments)
+        return cache.read(self._view)
 
-    def reorder(self, order: Tensor) -> None:
+    def reorder(self, order: Tensor) -> Tensor:
         """Follows the beams; copies states only where beams of different sentences mix.
 
         Args:
             order: int64 [G' * B], the old beam of each new one.
+
+        Returns:
+            int64 [G'], the old sentence of each new one.
         """
-        before = self.tree.sentences
+        beam, before = self.tree.beam, self.tree.sentences
         if self.tree.accepts(order):
             self.tree.reorder(order)
-            if self.tree.sentences == before:
-                return
-            sentences = order.view(-1, self.tree.beam)[:, 0] // self.tree.beam
+            sentences = order.view(-1, beam)[:, 0] // beam
+            if len(sentences) == before:
+                return sentences
         else:
             segments = self.tree.segments
             self.tree, sentences, kept = self.tree.separate(order)
-            for key, pool in self.self_rows.items():
-                if pool.blocks:
-                    self.self_rows[key] = pool.gather(segments, sentences, kept)
+            self._copy(segments, sentences, kept)
         self.columns = self.columns[sentences]
         self._whole_source = self._source_view = self.source_seen_by(self.columns)
+        return sentences
 
     def tensors(self) -> Iterator[Tensor]:
         """Yields every tensor of states that is kept, the source included."""
         if self.source is not None:
             yield self.source.states
-        for pool in (*self.self_rows.values(), *self.cross_rows.values()):
-            for keys, values in pool.blocks:
+        for cache in (*self.self_caches.values(), *self.cross_caches.values()):
+            for keys, values in cache.segments:
                 yield keys
                 if values is not keys:
                     yield values
@@ -145,6 +152,14 @@ class States:
             assert self.source.is_padding is not None
             visible = ~self.source.is_padding[columns].unsqueeze(1)
         return View(visible, [(self.source.states.size(0), columns)])
+
+    def _copy(
+        self, segments: Sequence[Segment], sentences: Tensor, kept: Tensor | None = None
+    ) -> None:
+        """Copies all rows of self-attention, see `RowCache.gather`; one attention at a time."""
+        for key, cache in self.self_caches.items():
+            if cache.segments:
+                self.self_caches[key] = cache.gather(segments, sentences, kept)
 
 
 def _any(mask: Tensor | None) -> bool:

@@ -134,7 +134,7 @@ def test_stored_states_are_only_read_by_products_and_never_move(
     el_attention.convert(generator, plan)
     watch = Watch()
     steps: Counter[str] = Counter()
-    blocks: dict[Any, Any] = {}
+    places: dict[Any, Any] = {}
     advance = States.advance
 
     def advancing(self: States, *args: Any, **kwargs: Any) -> None:
@@ -142,16 +142,16 @@ def test_stored_states_are_only_read_by_products_and_never_move(
         steps["count"] += 1
         for tensor in self.tensors():
             watch.states[storage(tensor)] = tensor
-        for key, pool in {**self.self_rows, **self.cross_rows}.items():
-            for index, (keys, values) in enumerate(pool.blocks):
+        for key, cache in {**self.self_caches, **self.cross_caches}.items():
+            for index, (keys, values) in enumerate(cache.segments):
                 place = (keys.data_ptr(), values.data_ptr(), keys.shape)
-                assert blocks.setdefault((key, index), place) == place
+                assert places.setdefault((key, index), place) == place
 
     monkeypatch.setattr(States, "advance", advancing)
     arguments = {"prefix_tokens": prompts(symbols, [6, 3, 1, 6])} if family == "lm" else {}
     with watch:
         generator.generate(None, batch(symbols, [9, 5, 7, 2]), **arguments)
-    assert steps["count"] > 30, "long enough for a second block"
-    assert max(index for _, index in blocks) >= 1
+    assert steps["count"] > 30, "long enough for a second segment"
+    assert max(index for _, index in places) >= 1
     assert watch.counts["attend"] + watch.counts["bmm"] > 0 and watch.counts["index_copy_"] > 0
     assert set(watch.counts) <= READS | WRITES | VIEWS, watch.counts

@@ -10,7 +10,7 @@ from fairseq.models.transformer import TransformerEncoderBase
 import el_attention
 from el_attention.decoder import runtime
 from el_attention.fairseq_plugin import parts as limits
-from el_attention.state import StatePool
+from el_attention.state import RowCache
 from families import DEFAULT, SYMBOLS, arguments_of, generate, model_of, retaining
 from tiny import PLANS, assert_same, batch, generator_of
 
@@ -66,18 +66,18 @@ def test_a_source_longer_than_a_part_is_encoded_alone(parts, monkeypatch) -> Non
 @pytest.mark.parametrize("plan", PLANS)
 def test_hypotheses_are_those_of_all_prompts_at_once(plan, tokens, sizes, monkeypatch) -> None:
     seen: list[tuple[int, int]] = []
-    fill = StatePool.fill
+    fill = RowCache.fill
 
-    def watched(self: StatePool, payload: Any, columns: Any, width: int) -> None:
+    def watched(self: RowCache, payload: Any, columns: Any, width: int) -> None:
         seen.append((id(self), len(columns)))
         fill(self, payload, columns, width)
-        assert self.blocks[0][0].size(1) == width
-        assert (self.blocks[0][0] is self.blocks[0][1]) == (plan == "expanded-query")
+        assert self.segments[0][0].size(1) == width
+        assert (self.segments[0][0] is self.segments[0][1]) == (plan == "expanded-query")
 
     generator = generator_of([model_of("lm")], SYMBOLS, DEFAULT.generation_options())
     sample, arguments = batch(SYMBOLS, [3] * 4), arguments_of("lm")
     expected = generator.generate(None, sample, **arguments)
-    monkeypatch.setattr(StatePool, "fill", watched)
+    monkeypatch.setattr(RowCache, "fill", watched)
     monkeypatch.setattr(runtime, "PART_TOKENS", tokens)
     assert_same(expected, el_attention.convert(generator, plan).generate(None, sample, **arguments))
-    assert [size for pool, size in seen if pool == seen[0][0]] == sizes
+    assert [size for cache, size in seen if cache == seen[0][0]] == sizes

@@ -47,9 +47,9 @@ def test_the_source_is_kept_once_for_all_beams_and_layers(family, dtype, states)
     el_attention.convert(generator, "expanded-query")
     generator.generate(None, batch(symbols, LENGTHS))
     (state,) = (found.states for found in states)
-    cross = state.cross_rows.values()
+    cross = state.cross_caches.values()
     assert len(cross) == LAYERS and state.source is not None
-    kept = [tensor for pool in cross for block in pool.blocks for tensor in block]
+    kept = [tensor for cache in cross for segment in cache.segments for tensor in segment]
     expected = len(LENGTHS) * max(LENGTHS) * 20 * dtype.itemsize
     assert storages([state.source.states, *kept]) == expected
 
@@ -92,17 +92,19 @@ def test_generated_tokens_keep_one_row_per_layer(plan, beam, states, monkeypatch
     checked = []
     advance = States.advance
 
-    def advancing(self: States, age: int, *args: Any) -> None:
-        advance(self, age, *args)
-        own = self.self_rows.values()
-        for pool in own:
-            reserved = sum(s.rows * s.width for s in self.tree.segments[: len(pool.blocks)])
-            assert pool.nbytes == reserved * per_row
-            assert storages([t for block in pool.blocks for t in block]) == reserved * per_row
+    def advancing(self: States, position: int, *args: Any) -> None:
+        advance(self, position, *args)
+        own = self.self_caches.values()
+        for cache in own:
+            reserved = sum(s.rows * s.width for s in self.tree.segments[: len(cache.segments)])
+            assert cache.nbytes == reserved * per_row
+            assert (
+                storages([t for segment in cache.segments for t in segment]) == reserved * per_row
+            )
         if beam == 1:
-            assert self.tree.live_rows == self.tree.sentences * (age + 1)
+            assert self.tree.live_rows == self.tree.sentences * (position + 1)
         else:
-            assert self.tree.live_rows < self.tree.sentences * (age + 1) * beam or age < 3
+            assert self.tree.live_rows < self.tree.sentences * (position + 1) * beam or position < 3
         checked.append(len(own))
 
     monkeypatch.setattr(States, "advance", advancing)
@@ -118,7 +120,7 @@ def test_a_prompt_is_kept_once_per_sentence_and_layer(states) -> None:
     generator.generate(None, batch(symbols, [3, 3, 3]), prefix_tokens=prompts(symbols, lengths))
     (state,) = states
     rows = max(lengths) + 1  # and the beginning of the sequence
-    first = [pool.blocks[0] for pool in state.states.self_rows.values()]
+    first = [cache.segments[0] for cache in state.states.self_caches.values()]
     assert len(first) == LAYERS
     for keys, values in first:
         assert keys is values

@@ -1,4 +1,4 @@
-"""The beam tree and its pools against beams that each carry a copy of their own history."""
+"""The beam tree and its caches against beams that each carry a copy of their own history."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import el_attention.state.states
 from el_attention.ops.compiled import MAX_PIECES
-from el_attention.state import BeamTree, StatePool, View, capacity
-from el_attention.state.tree import GROWTH
+from el_attention.state import BeamTree, RowCache, States, View, capacity
+from el_attention.state.tree import GROWTH, MAX_SEGMENTS
 
 CPU = torch.device("cpu")
 
@@ -19,17 +20,17 @@ def random_order(sentences: int, beam: int, keep: list[int], random: torch.Gener
     return (torch.tensor(keep)[:, None] * beam + parents).flatten()
 
 
-def histories(pool: StatePool, view: View, sentences: int, beam: int) -> list[list[float]]:
-    """What each beam sees, in order of age: the payload of its rows."""
-    rows = pool.read(view)
+def histories(cache: RowCache, view: View, sentences: int, beam: int) -> list[list[float]]:
+    """What each beam sees, in order of positions: the payload of its rows."""
+    rows = cache.read(view)
     seen: list[list[float]] = []
     for group in range(sentences):
-        values = torch.cat([piece.keys[:, piece.columns[group], 0, 0] for piece in rows])
-        assert view.visible is not None and view.ages is not None
+        values = torch.cat([part.keys[:, part.columns[group], 0, 0] for part in rows])
+        assert view.visible is not None and view.positions is not None
         for one in range(beam):
             mask = view.visible[group, one]
-            order = view.ages[group][mask].argsort()
-            assert view.ages[group][mask][order].diff().gt(0).all()
+            order = view.positions[group][mask].argsort()
+            assert view.positions[group][mask][order].diff().gt(0).all()
             seen.append(values[mask][order].tolist())
     return seen
 
@@ -37,7 +38,7 @@ def histories(pool: StatePool, view: View, sentences: int, beam: int) -> list[li
 def prompt_of(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """What `add_prompt` takes for prompts of these lengths, padded on the right."""
     positions = torch.arange(int(lengths.max())).expand(len(lengths), -1)
-    return positions < lengths[:, None], positions
+    return positions >= lengths[:, None], positions
 
 
 @pytest.mark.parametrize(
@@ -48,8 +49,8 @@ def test_beams_see_their_own_history_through_reordering_and_finishing(
     sentences: int, beam: int, steps: int, prompt: bool
 ) -> None:
     random = torch.Generator().manual_seed(beam)
-    tree = BeamTree(sentences, beam, CPU)
-    pool = StatePool()
+    tree = BeamTree(sentences, beam, CPU, keeps_positions=True)
+    cache = RowCache()
     expected: list[list[float]] = [[] for _ in range(sentences * beam)]
     start = 0
     if prompt:
@@ -57,17 +58,17 @@ def test_beams_see_their_own_history_through_reordering_and_finishing(
         start = 6
         states = torch.rand(int(lengths.max()), sentences, 1, 1, generator=random)
         tree.add_prompt(*prompt_of(lengths))
-        pool = StatePool([(states, states)])
+        cache = RowCache([(states, states)])
         expected = [
             states[: lengths[row // beam], row // beam, 0, 0].tolist()
             for row in range(sentences * beam)
         ]
     for step in range(start, start + steps):
         new = torch.rand(len(expected), 1, 1, generator=random)
-        view, placements = tree.append(step)
-        pool.write((new, new), placements, tree.segments)
+        view, mappings = tree.append(step)
+        cache.write((new, new), mappings, tree.segments)
         expected = [[*past, float(x)] for past, x in zip(expected, new.flatten(), strict=True)]
-        assert histories(pool, view, tree.sentences, beam) == expected
+        assert histories(cache, view, tree.sentences, beam) == expected
         keep = list(range(tree.sentences))
         if len(keep) > 1 and step % 13 == 5:
             keep.pop(int(torch.randint(len(keep), (1,), generator=random)))
@@ -91,19 +92,19 @@ def test_ancestors_are_shared_and_dead_rows_are_used_again() -> None:
 
 
 def test_sentences_that_take_no_step_are_left_alone() -> None:
-    tree = BeamTree(3, 2, CPU)
+    tree = BeamTree(3, 2, CPU, keeps_positions=True)
     tree.add_prompt(*prompt_of(torch.tensor([4, 2, 3])))
-    pool_rows = torch.arange(12.0).view(4, 3, 1, 1)
-    pool = StatePool([(pool_rows, pool_rows)])
+    stored = torch.arange(12.0).view(4, 3, 1, 1)
+    cache = RowCache([(stored, stored)])
     active = torch.tensor([1])
-    view, placements = tree.append(2, active=active)
+    view, mappings = tree.append(2, active=active)
     new = torch.tensor([100.0, 101.0]).view(2, 1, 1)
-    pool.write((new, new), placements, tree.segments)
-    assert histories(pool, view, 1, 2) == [[1.0, 4.0, 100.0], [1.0, 4.0, 101.0]]
-    view, placements = tree.append(3, active=torch.tensor([1, 2]))
+    cache.write((new, new), mappings, tree.segments)
+    assert histories(cache, view, 1, 2) == [[1.0, 4.0, 100.0], [1.0, 4.0, 101.0]]
+    view, mappings = tree.append(3, active=torch.tensor([1, 2]))
     new = torch.tensor([200.0, 201.0, 202.0, 203.0]).view(4, 1, 1)
-    pool.write((new, new), placements, tree.segments)
-    assert histories(pool, view, 2, 2) == [
+    cache.write((new, new), mappings, tree.segments)
+    assert histories(cache, view, 2, 2) == [
         [1.0, 4.0, 100.0, 200.0],
         [1.0, 4.0, 101.0, 201.0],
         [2.0, 5.0, 8.0, 202.0],
@@ -111,21 +112,21 @@ def test_sentences_that_take_no_step_are_left_alone() -> None:
     ]
 
 
-def test_a_hidden_row_is_not_seen_by_the_beam_that_wrote_it() -> None:
+def test_a_row_of_padding_is_not_seen_by_the_beam_that_wrote_it() -> None:
     tree = BeamTree(1, 2, CPU)
     tree.append(0)
-    view, _ = tree.append(1, hidden=torch.tensor([False, True]))
+    view, _ = tree.append(1, is_padding=torch.tensor([False, True]))
     assert view.visible is not None and view.visible.sum(-1).tolist() == [[2, 1]]
 
 
 @pytest.mark.parametrize("order", [[0, 2, 2, 3], [0, 1, 0, 1], [2, 3, 0, 1], [0, 1, 2]], ids=str)
 def test_orders_that_mix_or_double_sentences_are_refused_and_can_be_separated(order) -> None:
-    tree, pool = BeamTree(2, 2, CPU), StatePool()
+    tree, cache = BeamTree(2, 2, CPU, keeps_positions=True), RowCache()
     expected: list[list[float]] = [[] for _ in range(4)]
     for step in range(3):
         new = torch.rand(4, 1, 1)
-        _, placements = tree.append(step)
-        pool.write((new, new), placements, tree.segments)
+        _, mappings = tree.append(step)
+        cache.write((new, new), mappings, tree.segments)
         expected = [[*past, float(x)] for past, x in zip(expected, new.flatten(), strict=True)]
         tree.reorder(torch.tensor([1, 0, 2, 2]))
         expected = [expected[i] for i in (1, 0, 2, 2)]
@@ -134,11 +135,11 @@ def test_orders_that_mix_or_double_sentences_are_refused_and_can_be_separated(or
     with pytest.raises(ValueError, match=r"expected beams to stay in their sentence"):
         tree.reorder(parents)
     separate, sentences, kept = tree.separate(parents)
-    pool = pool.gather(tree.segments, sentences, kept)
+    cache = cache.gather(tree.segments, sentences, kept)
     new = torch.rand(len(order), 1, 1)
-    view, placements = separate.append(3)
-    pool.write((new, new), placements, separate.segments)
-    assert histories(pool, view, len(order), 1) == [
+    view, mappings = separate.append(3)
+    cache.write((new, new), mappings, separate.segments)
+    assert histories(cache, view, len(order), 1) == [
         [*expected[parent], float(x)] for parent, x in zip(order, new.flatten(), strict=True)
     ]
 
@@ -148,7 +149,7 @@ def test_segments_grow_so_that_even_long_generations_have_few() -> None:
     for step in range(120):
         view, _ = tree.append(step)  # no beam ever takes over from another: nothing is shared
     rows = [segment.rows for segment in tree.segments]
-    assert sum(rows) >= 12_000 and len(rows) <= MAX_PIECES and len(view.pieces) == len(rows)
+    assert sum(rows) >= 12_000 and len(rows) <= MAX_PIECES and len(view.segments) == len(rows)
     for index, size in enumerate(rows):
         assert 2 * size >= sum(rows[:index]) and size >= GROWTH
     assert sum(rows) <= 1.5 * 12_000 + 1, "and never much beyond what is needed"
@@ -169,6 +170,50 @@ def test_capacity_is_what_a_tree_reserves_beyond_its_prompt(rows, beam, prompt) 
     tree = BeamTree(2, beam, torch.device("cpu"))
     if prompt:
         tree.add_prompt(*prompt_of(torch.tensor([3, prompt])))
-    for age in range(-(-rows // beam)):
-        tree.append(prompt + age)
+    for step in range(-(-rows // beam)):
+        tree.append(prompt + step)
     assert tree.visible.size(-1) == prompt + capacity(-(-rows // beam) * beam, beam)
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("most", [2, 3, 4])
+def test_segments_are_merged_when_there_are_many_and_no_beam_sees_a_difference(
+    most: int, prompt: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(el_attention.state.states, "MAX_SEGMENTS", most)
+    random = torch.Generator().manual_seed(most)
+    beam, steps = 3, 150
+    states = States(5, beam, CPU, keeps_positions=True)
+    expected: list[list[float]] = [[] for _ in range(5 * beam)]
+    if prompt:
+        rows = torch.rand(4, 5, 1, 1, generator=random)
+        states.tree.add_prompt(*prompt_of(torch.full((5,), 4)))
+        for key, cache in (("same", RowCache([(rows, rows)])), ("two", RowCache([(rows, -rows)]))):
+            states.self_caches[key] = cache
+        expected = [rows[:, row // beam, 0, 0].tolist() for row in range(5 * beam)]
+    merges = 0
+    for step in range(4 * prompt, 4 * prompt + steps):
+        before = len(states.tree.segments)
+        states.advance(step)
+        merges += len(states.tree.segments) < before
+        new = torch.rand(len(expected), 1, 1, generator=random)
+        read = states.append("same", (new, new))
+        assert len(read) <= most and all(part.values is part.keys for part in read)
+        for part in states.append("two", (new, -new)):
+            assert torch.equal(part.values, -part.keys)
+        expected = [[*past, float(x)] for past, x in zip(expected, new.flatten(), strict=True)]
+        for cache in states.self_caches.values():
+            assert histories(cache, states.view, states.tree.sentences, beam) == expected
+        keep = list(range(states.tree.sentences))
+        if len(keep) > 1 and step % 29 == 5:
+            keep.pop(int(torch.randint(len(keep), (1,), generator=random)))
+        order = random_order(states.tree.sentences, beam, keep, random)
+        assert states.reorder(order).tolist() == keep
+        expected = [expected[parent] for parent in order.tolist()]
+    assert merges > 0
+    width = states.tree.segments[0].width
+    assert width < 5, "and columns of finished sentences are gone"
+
+
+def test_no_attention_reads_more_segments_than_the_compiled_operators_take() -> None:
+    assert MAX_SEGMENTS <= MAX_PIECES

@@ -271,7 +271,7 @@ class _InputSpy(Spy):
         shared = DecodingState.find(incremental_state)
         kept: list[Any] = []
         if shared is not None:
-            kept += [pool.blocks for pool in shared.states.cross_rows.values()]
+            kept += [cache.segments for cache in shared.states.cross_caches.values()]
         for attention in self._attentions:
             buffer = attention._get_input_buffer(incremental_state)
             kept.append([buffer.get("prev_key"), buffer.get("prev_value")])
