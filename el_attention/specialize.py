@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 from functools import cache
 from typing import Any, TypeVar, cast
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -21,21 +24,43 @@ class Specialized:
         return {"__module__": __name__, "__qualname__": f"EL{base.__name__}"}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _blank, (self._mixin, self._base), self.__dict__
+        mixins, base = [self._mixin], self._base
+        while issubclass(base, Specialized):
+            mixins.append(base._mixin)
+            base = base._base
+        return _blank, (base, *reversed(mixins)), self.__dict__
 
     def __prepare_scriptable__(self) -> Any:
-        """Returns what `torch.jit.script` compiles: a copy that is stock again."""
-        twin: Any = copy.deepcopy(self)
-        for module in twin.modules():
-            if isinstance(module, Specialized):
-                module.restore()
+        """Returns what `torch.jit.script` compiles: a copy that is stock again.
+
+        Parameters and buffers are shared, as torch shares them with what it compiles.  This object
+        stays as it is, but torch puts the copy into the module that holds it, if that is compiled.
+        """
+        logger.info(
+            f"torch.jit.script: compiles a {self._base.__name__} without shared states; a module "
+            "that is compiled and holds it has to be converted again"
+        )
+        module: Any = self
+        tensors = [*module.parameters(), *module.buffers()]
+        twin: Any = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+        for part in twin.modules():
+            while isinstance(part, Specialized):
+                part.restore()
         return twin
 
     def restore(self) -> None:
-        """Makes this object one of its original class again, without what a mixin added."""
+        """Makes this object one of its class before, without what mixins added."""
         for name in [name for name in vars(self) if name.startswith("el_")]:
             delattr(self, name)
         self.__class__ = self._base
+
+
+class SameName(Specialized):
+    """A mixin whose classes keep the names of their bases, by which users know an object."""
+
+    @classmethod
+    def _members(cls, base: type) -> dict[str, Any]:
+        return {"__module__": base.__module__, "__qualname__": base.__qualname__}
 
 
 @cache
@@ -65,6 +90,7 @@ def specialize(instance: T, mixin: type) -> T:
     return instance
 
 
-def _blank(mixin: type, base: type) -> object:
-    cls = specialized_class(mixin, base)
+def _blank(cls: type, *mixins: type) -> object:
+    for mixin in mixins:
+        cls = specialized_class(mixin, cls)
     return cast(object, cls.__new__(cls))  # type: ignore[call-overload]

@@ -18,7 +18,7 @@ from el_attention.fairseq_plugin.decoder import ELDecoder
 from el_attention.fairseq_plugin.encoder import ELEncoder
 from el_attention.fairseq_plugin.generator import specialize_generator
 from el_attention.plain import original
-from el_attention.specialize import specialize
+from el_attention.specialize import SameName, specialize
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None)
             logger.warning(f"{type(model).__name__}: fairseq's own attention, because {reason}")
         _refused.add(model)
         return
+    specialize(model, SameName)  # so that scripting takes a copy of the whole model
     planner = Planner(plan, architecture_of(model), memory_budget)
     decoder = specialize(model.decoder, ELDecoder)
     decoder.el_announced, decoder.el_planner = set(), planner

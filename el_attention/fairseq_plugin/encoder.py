@@ -59,6 +59,11 @@ class ELEncoder(Specialized, _Base):
         output["encoder_embedding"] = _Embeddings(self, tokens)
         return output
 
+    def restore(self) -> None:
+        """Makes this an encoder of its class before again, which copies its output per beam."""
+        self.__dict__.pop("reorder_encoder_out", None)  # BART puts a method of this class there
+        super().restore()
+
     def _draws(self) -> bool:
         """Whether random numbers are drawn, which would be others in parts."""
         return self.training or any(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from el_attention.fairseq_plugin.unknown_words import prepare_replacement
-from el_attention.specialize import Specialized
+from el_attention.specialize import SameName
 
 if TYPE_CHECKING:
     from fairseq.models import BaseFairseqModel as _Model
@@ -26,15 +26,10 @@ class Run:
     cfg: Any = None
 
 
-class ELInferenceModel(Specialized, _Model):
+class ELInferenceModel(SameName, _Model):
     """A model that tells its task what it is prepared for."""
 
     el_run: Run
-
-    @classmethod
-    def _members(cls, base: type) -> dict[str, Any]:
-        # Errors and users name a model by its class.
-        return {"__module__": base.__module__, "__qualname__": base.__qualname__}
 
     def prepare_for_inference_(self, cfg: Any) -> None:
         """Prepares the model as fairseq does.
