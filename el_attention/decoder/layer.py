@@ -11,7 +11,7 @@ from el_attention.attention import Plan, Projections
 from el_attention.cost import SELF, SOURCE
 from el_attention.decoder.prefill import causal_attention
 from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm
-from el_attention.state import RowCache, States
+from el_attention.state import Payload, RowCache, States
 
 
 class Layer:
@@ -97,6 +97,28 @@ class Layer:
             x = self._after(x, spec.cross_attn_norm)
         return self._feed_forward(x)
 
+    def keys_and_values(self, sentences: Tensor, rows: Tensor) -> tuple[Payload, Payload | None]:
+        """Copies what beams see, projected.
+
+        Args:
+            sentences: int64 [N], the sentence of each beam.
+            rows: int64 [N, T], the rows of self-attention to copy for each beam.
+
+        Returns:
+            Keys and values of self-attention, [N, H, T, D] each, and of encoder-decoder attention,
+            [N, H, S, D] each, or None without one.
+        """
+        plan, _, projections, key = self._self_attn
+        states = self._states
+        cache = states.self_caches[key].gather(states.tree.segments, sentences, rows)
+        own = _by_head(plan.projected(projections, cache.segments[0]))
+        if self._cross_attn is None:
+            return own, None
+        plan, _, projections, key = self._cross_attn
+        source = plan.projected(projections, states.cross_caches[key].segments[0])
+        columns = states.columns[sentences]
+        return own, _by_head((source[0][:, columns], source[1][:, columns]))
+
     def _read_source(
         self, query: Tensor, sentences: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -147,6 +169,12 @@ class _Attention(NamedTuple):
     @classmethod
     def of(cls, spec: AttentionSpec, plan: Plan, key: Hashable) -> _Attention:
         return cls(plan, spec, spec.projections, key)
+
+
+def _by_head(payload: Payload) -> Payload:
+    """Keys and values [T, N, H, D] each, as [N, H, T, D]."""
+    keys, values = payload
+    return keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3)
 
 
 def _joined(heads: Tensor, x: Tensor) -> Tensor:

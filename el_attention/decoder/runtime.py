@@ -12,7 +12,7 @@ from el_attention.cost import PART_TOKENS
 from el_attention.decoder.layer import Layer
 from el_attention.decoder.specs import DecoderSpec
 from el_attention.robust.memory import trim_heap
-from el_attention.state import Source, States
+from el_attention.state import Payload, Source, States
 
 
 class Step(NamedTuple):
@@ -49,6 +49,7 @@ class Decoding:
         beam: int,
         source: Source | None = None,
         columns: Tensor | None = None,
+        keeps_positions: bool = False,
     ) -> None:
         """Begins a generation.
 
@@ -59,6 +60,7 @@ class Decoding:
             beam: beams of each sentence, B.
             source: the encoder output, for a decoder that attends to one.
             columns: int64 [G], the column of the source of each sentence; None for all in order.
+            keeps_positions: whether `keys_and_values` may be called.
 
         Raises:
             ValueError: if the sizes do not fit together.
@@ -66,7 +68,7 @@ class Decoding:
         if source is None and any(layer.cross_attn is not None for layer in spec.layers):
             raise ValueError("source: expected an encoder output, got None")
         self.spec = spec
-        self.states = States(sentences, beam, spec.device, source, columns)
+        self.states = States(sentences, beam, spec.device, source, columns, keeps_positions)
         length = None if source is None else len(source.states)
         self.choices: dict[str, Choice] = planner.choose_for(
             spec.dtype, spec.device, sentences, beam, length
@@ -158,6 +160,33 @@ class Decoding:
             order: int64 [G' * B], the old beam, counted over all sentences, of each new one.
         """
         self.states.reorder(order)
+
+    def keys_and_values(self) -> list[tuple[Payload, Payload | None]]:
+        """Copies keys and values of every beam, as decoders keep them that share no states.
+
+        Returns:
+            For every layer the keys and values of self-attention, [G' * B, H, T, D] each, and of
+            encoder-decoder attention, [G' * B, H, S, D] each, or None without one.  Tokens are in
+            order; beams with fewer than others have zeros before them.
+
+        Raises:
+            ValueError: if the positions of rows were not kept.
+        """
+        tree = self.states.tree
+        if tree.positions is None:
+            raise ValueError("keys_and_values: expected kept positions, got rows without an order")
+        visible = tree.visible.flatten(0, 1)
+        sentences = torch.arange(len(visible), device=visible.device) // tree.beam
+        length = int(visible.sum(1).max())
+        positions = tree.positions[sentences].masked_fill(~visible, -1)
+        rows = positions.argsort(dim=1, stable=True)[:, -length:]
+        is_missing = ~visible.gather(1, rows)[:, None, :, None]
+        found = []
+        for layer in self._layers:
+            (keys, values), source = layer.keys_and_values(sentences, rows)
+            own = keys.masked_fill(is_missing, 0.0), values.masked_fill(is_missing, 0.0)
+            found.append((own, source))
+        return found
 
     def _prefill(
         self,

@@ -102,12 +102,13 @@ class Norm:
 class EmbeddingSpec:
     """Token and position embeddings, and what lies before the first layer.
 
-    The result is norm(projections(scale * tokens[t]) + positions[offset + position]).
+    The result is norm(tokens_norm(projections(scale * tokens[t])) + positions[offset + position]).
 
     Attributes:
         tokens: [V, E].
         scale: of token embeddings.
         projections: applied in order, from E to C.
+        tokens_norm: of what is added to the positions, or None.
         positions: [rows, C], learned or sinusoidal; None for none.
         offset: row of position 0.
         norm: of the sum, or None.
@@ -116,6 +117,7 @@ class EmbeddingSpec:
     tokens: Tensor
     scale: float = 1.0
     projections: tuple[Affine, ...] = ()
+    tokens_norm: Norm | None = None
     positions: Tensor | None = None
     offset: int = 0
     norm: Norm | None = None
@@ -128,8 +130,10 @@ class EmbeddingSpec:
             width = projection.outputs
         if self.positions is not None:
             _expect("positions: columns", width, self.positions.size(1))
-        if self.norm is not None:
-            _expect("norm: width", width, self.norm.width)
+        for field in ("tokens_norm", "norm"):
+            norm = getattr(self, field)
+            if norm is not None:
+                _expect(f"{field}: width", width, norm.width)
 
     @property
     def width(self) -> int:
@@ -159,6 +163,8 @@ class EmbeddingSpec:
             x = self.scale * x
         for projection in self.projections:
             x = projection(x)
+        if self.tokens_norm is not None:
+            x = self.tokens_norm(x)
         if self.positions is not None:
             x = x + self._at(self.positions, position)
         return x if self.norm is None else self.norm(x)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from el_attention.attention import Planner
 from el_attention.decoder import DecoderSpec, Decoding
@@ -23,7 +24,12 @@ class DecodingCache(Cache):
     """
 
     def __init__(
-        self, spec: DecoderSpec, planner: Planner, beam: int, source: Source | None
+        self,
+        spec: DecoderSpec,
+        planner: Planner,
+        beam: int,
+        source: Source | None,
+        is_returned: bool,
     ) -> None:
         """Begins a run.
 
@@ -32,6 +38,7 @@ class DecodingCache(Cache):
             planner: chooses the plans.
             beam: sequences of each sentence.
             source: the encoder output, one column per sentence, or None.
+            is_returned: whether it is part of the result.
         """
         super().__init__(layers=[])
         self.spec = spec
@@ -39,6 +46,7 @@ class DecodingCache(Cache):
         self.decoding: Decoding | None = None
         self._planner = planner
         self._source = source
+        self._is_returned = is_returned
         self._length = 0
 
     def advance(
@@ -56,7 +64,12 @@ class DecodingCache(Cache):
         """
         if self.decoding is None:
             self.decoding = Decoding(
-                self.spec, self._planner, len(tokens) // self.beam, self.beam, self._source
+                self.spec,
+                self._planner,
+                len(tokens) // self.beam,
+                self.beam,
+                self._source,
+                keeps_positions=self._is_returned,
             )
             if _equal_beams(self.beam, tokens, positions, is_padding):
                 self._length = tokens.size(1)
@@ -87,6 +100,27 @@ class DecodingCache(Cache):
         """
         assert self.decoding is not None
         self.decoding.reorder(beam_idx.to(torch.int64))
+
+    @property
+    def self_attention_cache(self) -> DynamicCache:
+        """Keys and values of every sequence, copied, for what reads them after the run."""
+        return self._stock[0]
+
+    @property
+    def cross_attention_cache(self) -> DynamicCache:
+        """The same of encoder-decoder attention."""
+        return self._stock[1]
+
+    @functools.cached_property
+    @torch.no_grad()
+    def _stock(self) -> tuple[DynamicCache, DynamicCache]:
+        assert self.decoding is not None
+        own, cross = DynamicCache(), DynamicCache()
+        for index, (states, source) in enumerate(self.decoding.keys_and_values()):
+            own.update(*states, index)
+            if source is not None:
+                cross.update(*source, index)
+        return own, cross
 
     @property
     def is_compileable(self) -> bool:

@@ -42,9 +42,8 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
         raise ValueError(f"attention plan: expected one of {PLAN_CHOICES}, got {plan!r}")
     if not (isinstance(target, PreTrainedModel) and isinstance(target, GenerationMixin)):
         raise TypeError(f"convert: expected a model that generates, got {type(target).__name__}")
-    base = target._base if isinstance(target, ELModel) else type(target)
-    if family_of(base) is None:
-        logger.warning(f"generation by Transformers, because {unserved_family(base)}")
+    if family_of(target) is None:
+        logger.warning(f"generation by Transformers, because {unserved_family(target)}")
         return target
     model = specialize(target, ELModel)
     assert isinstance(model, ELModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,9 +20,10 @@ from el_attention.decoder import (
     LayerSpec,
     OutputSpec,
 )
+from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.parts import (
     affine,
-    classes_of,
+    classes_beside,
     norm,
     optional_norm,
     unsupported_parts,
@@ -32,50 +34,46 @@ NORM = (nn.LayerNorm,)
 
 
 @dataclass(frozen=True)
-class EncoderDecoder:
+class EncoderDecoder(Family):
     """A family whose decoder is BART's but for what is said here.
 
     Attributes:
         name: what its classes' names begin with.
         pre_norm: as in `LayerSpec`.
-        positions_name: what the name of its class of position embeddings ends with.
-        offset: the row of position 0.
+        positions_names: what the names of its classes of position embeddings end with.
+        head: name of the module that makes logits.
         scales: whether the decoder scales token embeddings, and not their own class.
-        skips_padding: whether tokens that are padding have no position, and do not count.
+        norms_tokens: whether token embeddings are normalized before positions are added.
+        masks_source: whether the decoder is told where the source is padding.
     """
 
     name: str
     pre_norm: bool
-    positions_name: str = "LearnedPositionalEmbedding"
-    offset: int = 0
+    positions_names: tuple[str, ...] = ("LearnedPositionalEmbedding",)
+    head: str = "lm_head"
     scales: bool = False
-    skips_padding: bool = False
+    norms_tokens: bool = False
+    masks_source: bool = True
 
     output: ClassVar[type[ModelOutput]] = Seq2SeqLMOutput
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what the decoder of `model` computes, or None."""
-        base = type(model)._base
-        kinds = {
-            name: classes_of(base, f"{self.name}{name}")
-            for name in ("Model", "Decoder", "DecoderLayer", "Attention", self.positions_name)
-        }
-        embedding = () if self.scales else classes_of(base, f"{self.name}ScaledWordEmbedding")
-        around = (
-            ("model", model.model, kinds["Model"]),
-            ("lm_head", model.lm_head, LINEAR),
-            ("decoder", model.model.decoder, kinds["Decoder"]),
-        )
-        for name, module, expected in around:
-            reason = plain.obstacle(module, expected)
+        beside = functools.partial(classes_beside, model)
+        for name, module, kinds in (
+            ("model", model.model, beside(f"{self.name}Model")),
+            (self.head, getattr(model, self.head), LINEAR),
+            ("decoder", model.model.decoder, beside(f"{self.name}Decoder")),
+        ):
+            reason = plain.obstacle(module, kinds)
             if reason is not None:
                 return f"{name} {reason}"
-        layers = dict.fromkeys(map(str, range(len(model.model.decoder.layers))))
+        layers = map(str, range(len(model.model.decoder.layers)))
         return unsupported_parts(
             model.model.decoder,
             {
-                **dict.fromkeys(layers, kinds["DecoderLayer"]),
-                **dict.fromkeys(("self_attn", "encoder_attn"), kinds["Attention"]),
+                **dict.fromkeys(layers, beside(f"{self.name}DecoderLayer")),
+                **dict.fromkeys(("self_attn", "encoder_attn"), beside(f"{self.name}Attention")),
                 **dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"), LINEAR),
                 **dict.fromkeys(
                     (
@@ -88,24 +86,25 @@ class EncoderDecoder:
                     NORM,
                 ),
                 "layers": (nn.ModuleList,),
-                "embed_tokens": (*embedding, nn.Embedding),
-                "embed_positions": kinds[self.positions_name],
+                "embed_tokens": (nn.Embedding, *beside(f"{self.name}ScaledWordEmbedding")),
+                "embed_positions": beside(*(f"{self.name}{name}" for name in self.positions_names)),
                 "activation_fn": None,
             },
         )
 
-    def describe(self, model: Any) -> DecoderSpec:
+    def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes the decoder of a model that is not `unsupported`."""
         decoder = model.model.decoder
         bias = getattr(model, "final_logits_bias", None)
+        head = affine(getattr(model, self.head))
         return DecoderSpec(
             embedding=self._embedding(decoder),
-            layers=tuple(self._layer(layer) for layer in decoder.layers),
+            layers=tuple(self._layer(layer, has_source) for layer in decoder.layers),
             norm=optional_norm(getattr(decoder, "layer_norm", None)),
-            output=OutputSpec(affine(model.lm_head), bias=None if bias is None else bias[0]),
+            output=OutputSpec(head, bias=None if bias is None else bias[0]),
         )
 
-    def encoder(self, model: Any) -> Stack:
+    def encoder(self, model: Any) -> Stack | None:
         """Returns the shapes of the encoder."""
         config = model.config
         return Stack(
@@ -115,34 +114,44 @@ class EncoderDecoder:
             heads=config.encoder_attention_heads,
         )
 
+    def source(
+        self, model: Any, states: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns what the decoder attends to of an encoder output."""
+        return states, mask if self.masks_source else None
+
     def positions(self, model: Any, tokens: Tensor, past: int) -> Tensor | None:
         """Returns the positions of tokens, int64 [N, n], or None if they just follow."""
-        if not self.skips_padding:
+        table = model.model.decoder.embed_positions
+        if not _skips_padding(table):
             return None
-        counts = tokens.ne(model.model.decoder.embed_positions.padding_idx).long()
+        counts = tokens.ne(table.padding_idx).long()
         # Padding has the row before that of position 0.
         return (counts.cumsum(1) + past) * counts - 1
 
     def _embedding(self, decoder: Any) -> EmbeddingSpec:
         tokens, positions = decoder.embed_tokens, decoder.embed_positions
-        skips = self.skips_padding
+        normed = optional_norm(getattr(decoder, "layernorm_embedding", None))
+        # The row of position 0.
+        offset = getattr(positions, "offset", 0)
         return EmbeddingSpec(
             tokens=tokens.weight,
             scale=decoder.embed_scale if self.scales else getattr(tokens, "embed_scale", 1.0),
-            positions=positions.weights if skips else positions.weight,
-            offset=positions.padding_idx + 1 if skips else self.offset,
-            norm=optional_norm(getattr(decoder, "layernorm_embedding", None)),
+            tokens_norm=normed if self.norms_tokens else None,
+            positions=positions.weight if hasattr(positions, "weight") else positions.weights,
+            offset=positions.padding_idx + 1 if _skips_padding(positions) else offset,
+            norm=None if self.norms_tokens else normed,
         )
 
-    def _layer(self, layer: Any) -> LayerSpec:
+    def _layer(self, layer: Any, has_source: bool) -> LayerSpec:
         return LayerSpec(
             pre_norm=self.pre_norm,
             self_attn=attention(layer.self_attn),
             self_attn_norm=norm(layer.self_attn_layer_norm),
             feed_forward=FeedForwardSpec(affine(layer.fc1), affine(layer.fc2), layer.activation_fn),
             feed_forward_norm=norm(layer.final_layer_norm),
-            cross_attn=attention(layer.encoder_attn),
-            cross_attn_norm=norm(layer.encoder_attn_layer_norm),
+            cross_attn=attention(layer.encoder_attn) if has_source else None,
+            cross_attn_norm=norm(layer.encoder_attn_layer_norm) if has_source else None,
         )
 
 
@@ -156,3 +165,8 @@ def attention(module: Any) -> AttentionSpec:
         output=affine(module.out_proj),
         scale=module.scaling,
     )
+
+
+def _skips_padding(positions: Any) -> bool:
+    """Whether tokens that are padding have no position, and do not count."""
+    return hasattr(positions, "create_position_ids_from_input_ids")

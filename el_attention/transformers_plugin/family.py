@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -11,8 +12,8 @@ from el_attention.cost import Stack
 from el_attention.decoder import DecoderSpec
 
 
-class Family(Protocol):
-    """Models of one class of Transformers.
+class Family(ABC):
+    """Models of one class of Transformers, or of several that differ in sizes only.
 
     Attributes:
         output: what their forward returns.
@@ -20,14 +21,37 @@ class Family(Protocol):
 
     output: ClassVar[type[ModelOutput]]
 
+    @abstractmethod
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what the decoder of `model` computes, or None."""
 
-    def describe(self, model: Any) -> DecoderSpec:
-        """Describes the decoder of a model that is not `unsupported`."""
+    @abstractmethod
+    def describe(self, model: Any, has_source: bool) -> DecoderSpec:
+        """Describes the decoder of a model that is not `unsupported`.
+
+        Args:
+            model: of the family.
+            has_source: whether it attends to an encoder output in this run.
+        """
 
     def encoder(self, model: Any) -> Stack | None:
         """Returns the shapes of the encoder, or None without one."""
+        return None
+
+    def source(
+        self, model: Any, states: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns what the decoder attends to of an encoder output: here, all that is no padding.
+
+        Args:
+            model: of the family.
+            states: [sentences, S, K'], the encoder output.
+            mask: the attention mask of the encoder's input, zero at padding; or None.
+
+        Returns:
+            States [sentences, S, K] and a mask [sentences, S], or None where nothing is padding.
+        """
+        return states, mask
 
     def positions(self, model: Any, tokens: Tensor, past: int) -> Tensor | None:
         """Returns the positions of tokens where not all of one time have the same.
@@ -40,3 +64,4 @@ class Family(Protocol):
         Returns:
             int64 [N, n], or None for past, past + 1, ...
         """
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
@@ -20,19 +20,19 @@ from el_attention.decoder import (
     OutputSpec,
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM
-from el_attention.transformers_plugin.parts import affine, classes_of, norm, unsupported_parts
+from el_attention.transformers_plugin.family import Family
+from el_attention.transformers_plugin.parts import affine, classes_beside, norm, unsupported_parts
 
 
-class GPT2:
+class GPT2(Family):
     """See `Family`."""
 
     output: ClassVar[type[ModelOutput]] = CausalLMOutputWithCrossAttentions
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what `model` computes, or None."""
-        base = type(model)._base
         for name, module, kinds in (
-            ("transformer", model.transformer, classes_of(base, "GPT2Model")),
+            ("transformer", model.transformer, classes_beside(model, "GPT2Model")),
             ("lm_head", model.lm_head, LINEAR),
         ):
             reason = plain.obstacle(module, kinds)
@@ -44,13 +44,13 @@ class GPT2:
         reason = unsupported_parts(
             model.transformer,
             {
-                **dict.fromkeys(numbers, classes_of(base, "GPT2Block")),
+                **dict.fromkeys(numbers, classes_beside(model, "GPT2Block")),
                 **dict.fromkeys(("c_attn", "c_proj", "c_fc"), (Conv1D,)),
                 **dict.fromkeys(("ln_1", "ln_2", "ln_f"), NORM),
                 **dict.fromkeys(("wte", "wpe"), (nn.Embedding,)),
                 **dict.fromkeys(dropouts, (nn.Dropout,)),
-                "attn": classes_of(base, "GPT2Attention"),
-                "mlp": classes_of(base, "GPT2MLP"),
+                "attn": classes_beside(model, "GPT2Attention"),
+                "mlp": classes_beside(model, "GPT2MLP"),
                 "h": (nn.ModuleList,),
                 "act": None,
             },
@@ -59,7 +59,7 @@ class GPT2:
             reason = "its attention is computed in float32 whatever its weights are"
         return reason
 
-    def describe(self, model: Any) -> DecoderSpec:
+    def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes a model that is not `unsupported`."""
         decoder = model.transformer
         return DecoderSpec(
@@ -79,12 +79,6 @@ class GPT2:
             norm=norm(decoder.ln_f),
             output=OutputSpec(affine(model.lm_head)),
         )
-
-    def encoder(self, model: Any) -> None:
-        """There is none."""
-
-    def positions(self, model: Any, tokens: Tensor, past: int) -> None:
-        """There are none of its own: generate gives them."""
 
 
 def _attention(module: Any) -> AttentionSpec:

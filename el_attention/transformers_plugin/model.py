@@ -24,6 +24,7 @@ from el_attention.transformers_plugin.served import (
     shares_encoder_output,
     unserved_model,
     unserved_run,
+    unserved_source,
 )
 
 # At run time a class of Transformers stands behind it.
@@ -120,15 +121,24 @@ class ELModel(Specialized, _Model):
         self, config: GenerationConfig, arguments: dict[str, Any], beam: int
     ) -> DecodingCache | str:
         """Returns the cache of a run, or why it is not served."""
-        family = family_of(self._base)
+        family = family_of(self)
         assert family is not None
-        spec = family.describe(self)
+        source, outputs = None, arguments.get("encoder_outputs")
+        if outputs is not None:
+            mask = arguments.get("attention_mask")
+            mask = None if mask is None else mask[::beam]
+            states, mask = family.source(self, outputs[0], mask)
+            reason = unserved_source(states, mask)
+            if reason is not None:
+                return reason
+            source = Source(states.transpose(0, 1), None if mask is None else mask == 0)
+        spec = family.describe(self, has_source=source is not None)
         limit, longest = spec.embedding.limit, config.max_length
         if limit is not None and (longest is None or longest - 1 > limit):
             return f"sequences of {longest} tokens may be longer than its {limit} positions"
-        source = _source(arguments, beam)
         planner = Planner(self.el_plan, _architecture(self, family, spec), self.el_memory_budget)
-        return DecodingCache(spec, planner, beam, source)
+        is_returned = bool(config.return_dict_in_generate)
+        return DecodingCache(spec, planner, beam, source, is_returned)
 
     def _el_forward(
         self,
@@ -142,7 +152,7 @@ class ELModel(Specialized, _Model):
         Raises:
             ValueError: if it is given what the run was not begun with.
         """
-        family = family_of(self._base)
+        family = family_of(self)
         assert family is not None and cache.spec.output is not None
         tokens_name = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
         known = (tokens_name, cache_name, *ARGUMENTS)
@@ -163,24 +173,28 @@ class ELModel(Specialized, _Model):
     def _el_places(
         self, family: Family, cache: DecodingCache, tokens: Tensor, arguments: dict[str, Any]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Returns positions of tokens, int64 [N, n], and where they are padding, bool [N, n]."""
-        if self.config.is_encoder_decoder:
-            return family.positions(self, tokens, cache.get_seq_length()), None
-        mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
+        """Returns positions of tokens, int64 [N, n], and where they are padding, bool [N, n].
+
+        Raises:
+            ValueError: if the mask of the first tokens is not as long as they are.
+        """
+        prefix = "decoder_" if self.config.is_encoder_decoder else ""
+        mask = arguments.get(f"{prefix}attention_mask")
         is_padding = None
         if mask is not None and cache.decoding is None:
-            is_padding = mask[:, -tokens.size(1) :] == 0
-        if positions is not None:
-            positions = positions.expand(tokens.shape)
-        return positions, is_padding
-
-
-def _source(arguments: dict[str, Any], beam: int) -> Source | None:
-    outputs, mask = arguments.get("encoder_outputs"), arguments.get("attention_mask")
-    if outputs is None:
-        return None
-    is_padding = None if mask is None else mask[::beam] == 0
-    return Source(outputs[0].transpose(0, 1), is_padding)
+            if mask.shape != tokens.shape:
+                raise ValueError(
+                    f"{prefix}attention_mask: expected {tuple(tokens.shape)}, the shape of the "
+                    f"tokens, got {tuple(mask.shape)}"
+                )
+            is_padding = mask == 0
+        past = cache.get_seq_length()
+        positions = arguments.get(f"{prefix}position_ids")
+        if positions is None:
+            positions = family.positions(self, tokens, past)
+        if positions is None and is_padding is not None:
+            positions = torch.arange(past, past + tokens.size(1), device=tokens.device)
+        return None if positions is None else positions.expand(tokens.shape), is_padding
 
 
 def _architecture(model: ELModel, family: Family, spec: DecoderSpec) -> Architecture:

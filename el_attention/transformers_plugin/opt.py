@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from el_attention import plain
 from el_attention.decoder import DecoderSpec, EmbeddingSpec, FeedForwardSpec, LayerSpec, OutputSpec
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM, attention
+from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.parts import (
     affine,
-    classes_of,
+    classes_beside,
     norm,
     optional_norm,
     unsupported_parts,
 )
 
 
-class OPT:
+class OPT(Family):
     """See `Family`."""
 
     output: ClassVar[type[ModelOutput]] = CausalLMOutputWithPast
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what `model` computes, or None."""
-        base = type(model)._base
         for name, module, kinds in (
-            ("model", model.model, classes_of(base, "OPTModel")),
-            ("decoder", model.model.decoder, classes_of(base, "OPTDecoder")),
+            ("model", model.model, classes_beside(model, "OPTModel")),
+            ("decoder", model.model.decoder, classes_beside(model, "OPTDecoder")),
             ("lm_head", model.lm_head, LINEAR),
         ):
             reason = plain.obstacle(module, kinds)
@@ -42,18 +42,18 @@ class OPT:
         return unsupported_parts(
             decoder,
             {
-                **dict.fromkeys(numbers, classes_of(base, "OPTDecoderLayer")),
+                **dict.fromkeys(numbers, classes_beside(model, "OPTDecoderLayer")),
                 **dict.fromkeys((*projections, "project_in", "project_out"), LINEAR),
                 **dict.fromkeys(("self_attn_layer_norm", "final_layer_norm"), NORM),
-                "self_attn": classes_of(base, "OPTAttention"),
+                "self_attn": classes_beside(model, "OPTAttention"),
                 "layers": (nn.ModuleList,),
                 "embed_tokens": (nn.Embedding,),
-                "embed_positions": classes_of(base, "OPTLearnedPositionalEmbedding"),
+                "embed_positions": classes_beside(model, "OPTLearnedPositionalEmbedding"),
                 "activation_fn": None,
             },
         )
 
-    def describe(self, model: Any) -> DecoderSpec:
+    def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes a model that is not `unsupported`."""
         decoder = model.model.decoder
         into, out = decoder.project_in, decoder.project_out
@@ -80,9 +80,3 @@ class OPT:
             project_out=None if out is None else affine(out),
             output=OutputSpec(affine(model.lm_head)),
         )
-
-    def encoder(self, model: Any) -> None:
-        """There is none."""
-
-    def positions(self, model: Any, tokens: Tensor, past: int) -> None:
-        """There are none of its own: generate gives them."""

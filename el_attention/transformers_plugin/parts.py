@@ -10,6 +10,7 @@ from torch import nn
 
 from el_attention import plain
 from el_attention.decoder import Affine, Norm
+from el_attention.specialize import Specialized
 
 Kinds = tuple[type[nn.Module], ...]
 
@@ -17,10 +18,15 @@ Kinds = tuple[type[nn.Module], ...]
 ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
 
 
-def classes_of(model: type, *names: str) -> Kinds:
-    """Returns classes that are defined beside a model's, by name."""
-    module = sys.modules[model.__module__]
-    return tuple(getattr(module, name) for name in names)
+def stock_class(model: Any) -> type:
+    """Returns the class of Transformers that a model is of, converted or not."""
+    return model._base if isinstance(model, Specialized) else type(model)
+
+
+def classes_beside(model: Any, *names: str) -> Kinds:
+    """Returns those classes, by name, that are defined beside that of a model."""
+    module = sys.modules[stock_class(model).__module__]
+    return tuple(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def unsupported_parts(module: nn.Module, parts: Mapping[str, Kinds | None]) -> str | None:

@@ -25,6 +25,8 @@ MODES = (
 # The arguments of a model's forward that a run may have.
 ARGUMENTS = (
     "attention_mask",
+    "decoder_attention_mask",
+    "decoder_position_ids",
     "encoder_outputs",
     "logits_to_keep",
     "position_ids",
@@ -35,13 +37,12 @@ ARGUMENTS = (
 
 def unserved_model(model: Any) -> str | None:
     """Returns why no run of a converted model is served, or None."""
-    base = type(model)._base
-    family = family_of(base)
+    family = family_of(model)
     if family is None:
-        return unserved_family(base)
+        return unserved_family(model)
     if int(transformers.__version__.split(".")[0]) < 5:
         return f"Transformers {transformers.__version__} is older than 5.0"
-    if hasattr(base, "_reorder_cache"):
+    if hasattr(model, "_reorder_cache"):
         return "it reorders its cache in its own way"
     if model.training:
         return "it is in training"
@@ -79,27 +80,39 @@ def unserved_run(
             return f"the model was given {name}"
     if torch.is_grad_enabled():
         return "gradients are asked for"
-    return unserved_inputs(arguments)
-
-
-def unserved_inputs(arguments: Mapping[str, Any]) -> str | None:
-    """Returns why inputs are not served, or None."""
-    outputs, mask = arguments.get("encoder_outputs"), arguments.get("attention_mask")
-    if outputs is not None:
-        states = outputs[0]
-        if not (isinstance(states, Tensor) and states.dim() == 3):
-            return "the encoder output is not [sentences, tokens, width]"
+    is_decoder = arguments.get("encoder_outputs") is None
+    mask = arguments.get("attention_mask" if is_decoder else "decoder_attention_mask")
     if mask is None:
         return None
-    if mask.dim() != 2 or not bool(((mask == 0) | (mask == 1)).all()):
-        return "the attention mask is not two-dimensional, of zeros and ones"
-    if outputs is None and not bool((mask[:, -1] == 1).all()):
+    if not _is_binary(mask):
+        return "the attention mask of the prompts is not two-dimensional, of zeros and ones"
+    if not bool((mask[:, -1] == 1).all()):
         return "prompts are padded on the right"
-    if outputs is not None and mask.size(1) != outputs[0].size(1):
+    return None
+
+
+def unserved_source(states: Any, mask: Tensor | None) -> str | None:
+    """Returns why a source is not served, or None.
+
+    Args:
+        states: of the encoder.
+        mask: zero at padding, or None.
+    """
+    if not (isinstance(states, Tensor) and states.dim() == 3):
+        return "the encoder output is not [sentences, tokens, width]"
+    if mask is None:
+        return None
+    if not _is_binary(mask):
+        return "the attention mask is not two-dimensional, of zeros and ones"
+    if mask.size(1) != states.size(1):
         return "the attention mask is not as long as the encoder output"
     if not bool(mask.any(1).all()):
         return "a sentence is all padding"
     return None
+
+
+def _is_binary(mask: Tensor) -> bool:
+    return mask.dim() == 2 and bool(((mask == 0) | (mask == 1)).all())
 
 
 def shares_encoder_output(arguments: Mapping[str, Any]) -> bool:
