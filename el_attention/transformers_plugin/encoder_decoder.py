@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import Seq2SeqLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 from el_attention import plain
@@ -22,6 +22,7 @@ from el_attention.decoder import (
 )
 from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.parts import (
+    Kinds,
     affine,
     classes_beside,
     norm,
@@ -45,6 +46,8 @@ class EncoderDecoder(Family):
         scales: whether the decoder scales token embeddings, and not their own class.
         norms_tokens: whether token embeddings are normalized before positions are added.
         masks_source: whether the decoder is told where the source is padding.
+        around: what the name of the class around its decoder ends with; None if nothing is.
+        decoder_name: what the name of the class of its decoder ends with.
     """
 
     name: str
@@ -54,23 +57,28 @@ class EncoderDecoder(Family):
     scales: bool = False
     norms_tokens: bool = False
     masks_source: bool = True
+    around: str | None = "Model"
+    decoder_name: str = "Decoder"
 
     output: ClassVar[type[ModelOutput]] = Seq2SeqLMOutput
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what the decoder of `model` computes, or None."""
         beside = functools.partial(classes_beside, model)
+        decoder = self._decoder(model)
+        around: list[tuple[str, Any, Kinds]] = [(self.head, getattr(model, self.head), LINEAR)]
+        if self.around is not None:
+            around.append(("model", model.model, beside(f"{self.name}{self.around}")))
         for name, module, kinds in (
-            ("model", model.model, beside(f"{self.name}Model")),
-            (self.head, getattr(model, self.head), LINEAR),
-            ("decoder", model.model.decoder, beside(f"{self.name}Decoder")),
+            *around,
+            ("decoder", decoder, beside(f"{self.name}{self.decoder_name}")),
         ):
             reason = plain.obstacle(module, kinds)
             if reason is not None:
                 return f"{name} {reason}"
-        layers = map(str, range(len(model.model.decoder.layers)))
+        layers = map(str, range(len(decoder.layers)))
         return unsupported_parts(
-            model.model.decoder,
+            decoder,
             {
                 **dict.fromkeys(layers, beside(f"{self.name}DecoderLayer")),
                 **dict.fromkeys(("self_attn", "encoder_attn"), beside(f"{self.name}Attention")),
@@ -94,7 +102,7 @@ class EncoderDecoder(Family):
 
     def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes the decoder of a model that is not `unsupported`."""
-        decoder = model.model.decoder
+        decoder = self._decoder(model)
         bias = getattr(model, "final_logits_bias", None)
         head = affine(getattr(model, self.head))
         return DecoderSpec(
@@ -122,12 +130,19 @@ class EncoderDecoder(Family):
 
     def positions(self, model: Any, tokens: Tensor, past: int) -> Tensor | None:
         """Returns the positions of tokens, int64 [N, n], or None if they just follow."""
-        table = model.model.decoder.embed_positions
+        table = self._decoder(model).embed_positions
         if not _skips_padding(table):
             return None
         counts = tokens.ne(table.padding_idx).long()
         # Padding has the row before that of position 0.
         return (counts.cumsum(1) + past) * counts - 1
+
+    def can_have_source(self, model: Any) -> bool:
+        """Returns whether the decoder has encoder-decoder attention."""
+        return all(hasattr(layer, "encoder_attn") for layer in self._decoder(model).layers)
+
+    def _decoder(self, model: Any) -> Any:
+        return model.model if self.around is None else model.model.decoder
 
     def _embedding(self, decoder: Any) -> EmbeddingSpec:
         tokens, positions = decoder.embed_tokens, decoder.embed_positions
@@ -153,6 +168,30 @@ class EncoderDecoder(Family):
             cross_attn=attention(layer.encoder_attn) if has_source else None,
             cross_attn_norm=norm(layer.encoder_attn_layer_norm) if has_source else None,
         )
+
+
+class Speech2Text(EncoderDecoder):
+    """Its encoder shortens what it is given."""
+
+    def source(
+        self, model: Any, states: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the encoder output, and where it is no padding."""
+        if mask is not None:
+            mask = model._get_feature_vector_attention_mask(states.size(1), mask)
+        return states, mask
+
+
+@dataclass(frozen=True)
+class Decoder(EncoderDecoder):
+    """The same decoder as a language model, by itself or beside an encoder of any kind."""
+
+    around: str | None = "DecoderWrapper"
+
+    output: ClassVar[type[ModelOutput]] = CausalLMOutputWithCrossAttentions
+
+    def encoder(self, model: Any) -> None:
+        """There is none."""
 
 
 def attention(module: Any) -> AttentionSpec:

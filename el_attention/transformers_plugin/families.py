@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from el_attention.transformers_plugin.encoder_decoder import EncoderDecoder
+from el_attention.transformers_plugin.composite import Composite
+from el_attention.transformers_plugin.encoder_decoder import Decoder, EncoderDecoder, Speech2Text
 from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.gpt2 import GPT2
 from el_attention.transformers_plugin.opt import OPT
@@ -39,8 +40,39 @@ FAMILIES: dict[tuple[str, str], Family] = {
         head="proj_out",
         masks_source=False,
     ),
+    ("speech_to_text", f"Speech2Text{_FOR_GENERATION}"): Speech2Text(
+        "Speech2Text", pre_norm=True, positions_names=_SINUSOIDAL, scales=True
+    ),
+    ("bart", "BartForCausalLM"): Decoder("Bart", pre_norm=False),
+    ("plbart", "PLBartForCausalLM"): Decoder("PLBart", pre_norm=False),
+    ("mbart", "MBartForCausalLM"): Decoder("MBart", pre_norm=True),
+    ("blenderbot", "BlenderbotForCausalLM"): Decoder("Blenderbot", pre_norm=True),
+    ("blenderbot_small", "BlenderbotSmallForCausalLM"): Decoder(
+        "BlenderbotSmall", pre_norm=False, norms_tokens=True
+    ),
+    ("marian", "MarianForCausalLM"): Decoder(
+        "Marian", pre_norm=False, positions_names=_SINUSOIDAL, scales=True
+    ),
+    ("pegasus", "PegasusForCausalLM"): Decoder(
+        "Pegasus", pre_norm=True, positions_names=_SINUSOIDAL, scales=True
+    ),
+    ("trocr", "TrOCRForCausalLM"): Decoder(
+        "TrOCR",
+        pre_norm=False,
+        positions_names=("LearnedPositionalEmbedding", *_SINUSOIDAL),
+        head="output_projection",
+    ),
+    ("xglm", "XGLMForCausalLM"): Decoder(
+        "XGLM", pre_norm=True, positions_names=_SINUSOIDAL, around=None, decoder_name="Model"
+    ),
     ("opt", "OPTForCausalLM"): OPT(),
     ("gpt2", "GPT2LMHeadModel"): GPT2(),
+}
+
+# Two models in one, and whether the decoder is told where the source is padding.
+COMPOSITES: dict[tuple[str, str], bool] = {
+    ("encoder_decoder", "EncoderDecoderModel"): True,
+    ("vision_encoder_decoder", "VisionEncoderDecoderModel"): False,
 }
 
 # Why models of classes that users try are not served, by the name of the class.
@@ -58,17 +90,25 @@ REASONS: dict[str, str] = {
 
 def family_of(model: Any) -> Family | None:
     """Returns the family of a model, or None."""
-    base = stock_class(model)
-    for (folder, name), family in FAMILIES.items():
-        if (base.__module__, base.__qualname__) == (
-            f"transformers.models.{folder}.modeling_{folder}",
-            name,
-        ):
-            return family
-    return None
+    key = _key(model)
+    if key not in COMPOSITES:
+        return FAMILIES.get(key)
+    decoder = family_of(model.decoder)
+    return None if decoder is None else Composite(decoder, COMPOSITES[key])
 
 
 def unserved_family(model: Any) -> str:
     """Returns why a model belongs to no family."""
+    if _key(model) in COMPOSITES:
+        return unserved_family(model.decoder)
     name = stock_class(model).__qualname__
     return REASONS.get(name, f"{name} is of no family that is served")
+
+
+def _key(model: Any) -> tuple[str, str]:
+    """Module and name of a class of Transformers; no such module elsewhere."""
+    base = stock_class(model)
+    folder = base.__module__.rpartition(".modeling_")[2]
+    if base.__module__ != f"transformers.models.{folder}.modeling_{folder}":
+        folder = ""
+    return folder, base.__qualname__

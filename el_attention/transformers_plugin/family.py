@@ -34,6 +34,10 @@ class Family(ABC):
             has_source: whether it attends to an encoder output in this run.
         """
 
+    def can_have_source(self, model: Any) -> bool:
+        """Returns whether the decoder has encoder-decoder attention."""
+        return True
+
     def encoder(self, model: Any) -> Stack | None:
         """Returns the shapes of the encoder, or None without one."""
         return None

@@ -45,11 +45,11 @@ class GPT2(Family):
             model.transformer,
             {
                 **dict.fromkeys(numbers, classes_beside(model, "GPT2Block")),
-                **dict.fromkeys(("c_attn", "c_proj", "c_fc"), (Conv1D,)),
-                **dict.fromkeys(("ln_1", "ln_2", "ln_f"), NORM),
+                **dict.fromkeys(("c_attn", "q_attn", "c_proj", "c_fc"), (Conv1D,)),
+                **dict.fromkeys(("ln_1", "ln_cross_attn", "ln_2", "ln_f"), NORM),
                 **dict.fromkeys(("wte", "wpe"), (nn.Embedding,)),
                 **dict.fromkeys(dropouts, (nn.Dropout,)),
-                "attn": classes_beside(model, "GPT2Attention"),
+                **dict.fromkeys(("attn", "crossattention"), classes_beside(model, "GPT2Attention")),
                 "mlp": classes_beside(model, "GPT2MLP"),
                 "h": (nn.ModuleList,),
                 "act": None,
@@ -73,6 +73,8 @@ class GPT2(Family):
                         _transposed(block.mlp.c_fc), _transposed(block.mlp.c_proj), block.mlp.act
                     ),
                     feed_forward_norm=norm(block.ln_2),
+                    cross_attn=_attention(block.crossattention) if has_source else None,
+                    cross_attn_norm=norm(block.ln_cross_attn) if has_source else None,
                 )
                 for block in decoder.h
             ),
@@ -80,11 +82,18 @@ class GPT2(Family):
             output=OutputSpec(affine(model.lm_head)),
         )
 
+    def can_have_source(self, model: Any) -> bool:
+        """Returns whether the decoder has encoder-decoder attention."""
+        return all(hasattr(block, "crossattention") for block in model.transformer.h)
+
 
 def _attention(module: Any) -> AttentionSpec:
     weights = module.c_attn.weight.t().split(module.embed_dim)
     biases = module.c_attn.bias.split(module.embed_dim)
-    query, key, value = map(Affine, weights, biases)
+    parts = [Affine(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    if module.is_cross_attention:
+        parts.insert(0, _transposed(module.q_attn))
+    query, key, value = parts
     return AttentionSpec(
         heads=module.num_heads,
         query=query,

@@ -96,7 +96,7 @@ class ELModel(Specialized, _Model):
         added = [name for name in model_kwargs if name not in before]
         found = (*args, *kwargs.values())
         mode = next((x for x in found if isinstance(x, GenerationMode)), None)
-        reason = unserved_run(generation_config, before, mode)
+        reason = unserved_run(generation_config, before, mode, self.config.is_encoder_decoder)
         if reason is None and len(added) != 1:
             reason = "use_cache is off"
         if reason is None:

@@ -80,3 +80,7 @@ class OPT(Family):
             project_out=None if out is None else affine(out),
             output=OutputSpec(affine(model.lm_head)),
         )
+
+    def can_have_source(self, model: Any) -> bool:
+        """Returns whether the decoder has encoder-decoder attention: never."""
+        return False

@@ -58,7 +58,10 @@ def unserved_model(model: Any) -> str | None:
 
 
 def unserved_run(
-    config: GenerationConfig, arguments: Mapping[str, Any], mode: GenerationMode | None
+    config: GenerationConfig,
+    arguments: Mapping[str, Any],
+    mode: GenerationMode | None,
+    has_encoder: bool,
 ) -> str | None:
     """Returns why a run is not served, whatever the model, or None.
 
@@ -66,6 +69,7 @@ def unserved_run(
         config: of the run.
         arguments: of the model's forward.
         mode: which search it is.
+        has_encoder: whether the model has an encoder.
     """
     if mode not in MODES:
         return f"the search is {'unknown' if mode is None else mode.value}"
@@ -76,12 +80,12 @@ def unserved_run(
         if getattr(config, name, None):
             return f"{name} is set"
     for name, value in arguments.items():
-        if name not in ARGUMENTS and value is not None and value is not False:
+        is_known = name in ARGUMENTS and (has_encoder or name != "encoder_outputs")
+        if not is_known and value is not None and value is not False:
             return f"the model was given {name}"
     if torch.is_grad_enabled():
         return "gradients are asked for"
-    is_decoder = arguments.get("encoder_outputs") is None
-    mask = arguments.get("attention_mask" if is_decoder else "decoder_attention_mask")
+    mask = arguments.get("decoder_attention_mask" if has_encoder else "attention_mask")
     if mask is None:
         return None
     if not _is_binary(mask):

@@ -44,6 +44,7 @@ WHISPER: dict[str, Any] = {
     "suppress_tokens": [],
     "begin_suppress_tokens": [],
 }
+DECODERS = ("OPTForCausalLM", "GPT2LMHeadModel")  # whose sizes have these names
 # Class of the model, and what its configuration is beside the above.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bart": ("BartForConditionalGeneration", {"scale_embedding": True}),
@@ -74,6 +75,48 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
     ),
 }
+SPEECH: dict[str, Any] = {
+    "input_feat_per_channel": 5,
+    "conv_channels": 6,
+    "conv_kernel_sizes": [3, 3],
+    "max_source_positions": 40,
+    "max_target_positions": 40,
+}
+MODELS["speech_to_text"] = ("Speech2TextForConditionalGeneration", SPEECH)
+MODELS["xglm"] = (
+    "XGLMForCausalLM",
+    {"num_layers": 2, "attention_heads": 3, "ffn_dim": 14, "scale_embedding": True},
+)
+# Decoders that are language models by themselves, too.
+MODELS |= {
+    "bart alone": ("BartForCausalLM", {"scale_embedding": True}),
+    "plbart alone": ("PLBartForCausalLM", {}),
+    "mbart alone": ("MBartForCausalLM", {}),
+    "blenderbot alone": ("BlenderbotForCausalLM", {}),
+    "blenderbot_small alone": ("BlenderbotSmallForCausalLM", {}),
+    "marian alone": ("MarianForCausalLM", {"scale_embedding": True}),
+    "pegasus alone": ("PegasusForCausalLM", {}),
+    "trocr": ("TrOCRForCausalLM", {"scale_embedding": True}),
+    "trocr, sinusoidal": (
+        "TrOCRForCausalLM",
+        {"use_learned_position_embeddings": False, "layernorm_embedding": False},
+    ),
+}
+# Class of the model, its encoder's width, its decoder and what is changed of that.
+COMPOSITES: dict[str, tuple[str, int, str, dict[str, Any]]] = {
+    "bert to bart": ("EncoderDecoderModel", WIDTH, "bart alone", {}),
+    "bert to gpt2": ("EncoderDecoderModel", 8, "gpt2", {"add_cross_attention": True}),
+    "bert to xglm": ("EncoderDecoderModel", 8, "xglm", {"add_cross_attention": True}),
+    "vit to trocr": (
+        "VisionEncoderDecoderModel",
+        8,
+        "trocr",
+        {"cross_attention_hidden_size": 8},
+    ),
+    "vit to trocr, projected": ("VisionEncoderDecoderModel", 8, "trocr, sinusoidal", {}),
+    "vit to mbart": ("VisionEncoderDecoderModel", WIDTH, "mbart alone", {}),
+    "vit to gpt2": ("VisionEncoderDecoderModel", WIDTH, "gpt2", {"add_cross_attention": True}),
+}
 TWO = ["bart", "gpt2"]
 # What is asked of generate. Sequences are long enough for beams to change places often.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -92,31 +135,65 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def build(name: str, dtype: torch.dtype = torch.float64, **changed: Any) -> Any:
     """A model with weights far from those of an initialization."""
-    class_name, options = MODELS[name]
-    kind = getattr(transformers, class_name)
-    is_decoder = class_name in ("OPTForCausalLM", "GPT2LMHeadModel")
-    sizes = DECODER if is_decoder else ENCODER_DECODER
-    config = kind.config_class(**{**sizes, **options, **changed})
     torch.manual_seed(len(name))
-    model = kind(config).eval()
+    if name in COMPOSITES:
+        model = _composite(*COMPOSITES[name])
+    else:
+        class_name, options = MODELS[name]
+        kind = getattr(transformers, class_name)
+        sizes = DECODER if class_name in DECODERS else ENCODER_DECODER
+        model = kind(kind.config_class(**{**sizes, **options, **changed}))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "embed_positions" not in parameter_name or parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.add_(torch.randn_like(model.final_logits_bias))
-    return model.to(dtype)
+    return model.eval().to(dtype)
+
+
+def _composite(class_name: str, width: int, decoder_name: str, changed: dict[str, Any]) -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 10,
+    }
+    encoder: Any
+    if class_name == "EncoderDecoderModel":
+        sizes |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 40}
+        encoder = transformers.BertModel(transformers.BertConfig(**sizes), add_pooling_layer=False)
+    else:
+        sizes |= {"image_size": 8, "patch_size": 4}
+        encoder = transformers.ViTModel(transformers.ViTConfig(**sizes), add_pooling_layer=False)
+    decoder = build(decoder_name, torch.float32, **changed)
+    model = getattr(transformers, class_name)(encoder=encoder, decoder=decoder)
+    for config in (model.config, model.generation_config):
+        config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 1, 2
+    return model
 
 
 def inputs(model: Any, lengths: tuple[int, ...] = (7, 2, 5)) -> dict[str, Tensor]:
-    """Sources padded on the right, prompts padded on the left, or features of sound."""
-    longest = max(lengths)
-    if model.main_input_name == "input_features":
-        size = (len(lengths), model.config.num_mel_bins, 2 * model.config.max_source_positions)
-        features = torch.randn(size, generator=torch.manual_seed(3), dtype=torch.float64)
-        return {"input_features": features.to(model.dtype)}
-    tokens = torch.randint(4, 19, (len(lengths), longest), generator=torch.manual_seed(3))
+    """Sources padded on the right, prompts padded on the left, sounds or images."""
+    longest, sentences = max(lengths), len(lengths)
     mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+
+    def drawn(*size: int) -> Tensor:
+        numbers = torch.randn(size, generator=torch.manual_seed(3), dtype=torch.float64)
+        return numbers.to(model.dtype)
+
+    config = model.config
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": drawn(sentences, 3, 8, 8)}
+    if config.model_type == "whisper":
+        return {"input_features": drawn(sentences, 5, 2 * config.max_source_positions)}
+    if config.model_type == "speech_to_text":
+        frames = mask.repeat_interleave(3, 1)
+        return {
+            "input_features": drawn(sentences, 3 * longest, config.input_feat_per_channel),
+            "attention_mask": frames.long(),
+        }
+    tokens = torch.randint(4, 19, (sentences, longest), generator=torch.manual_seed(3))
     if not model.config.is_encoder_decoder:
         mask = mask.flip(1)
     return {"input_ids": tokens.masked_fill(~mask, 1), "attention_mask": mask.long()}

@@ -22,6 +22,7 @@ from el_attention.decoder import Decoding  # noqa: E402
 from el_attention.transformers_plugin.cache import DecodingCache  # noqa: E402
 from el_attention.transformers_plugin.families import FAMILIES  # noqa: E402
 from transformers_models import (  # noqa: E402
+    COMPOSITES,
     MODELS,
     OPTIONS,
     PLANS,
@@ -42,8 +43,10 @@ def test_every_family_is_tried() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", MODELS)
-def test_every_family_generates_what_it_did(name, plan, dtype, operators) -> None:
+@pytest.mark.parametrize("name", [*MODELS, *COMPOSITES])
+def test_every_family_generates_what_it_did(name, plan, dtype) -> None:
+    if "xglm" in name and dtype == torch.float64:
+        pytest.skip("stock XGLM fails in float64: it makes its least score in float32")
     model = build(name, dtype)
     arguments = inputs(model)
     for options in ({}, {"num_beams": 4, "num_return_sequences": 2}):
@@ -53,6 +56,17 @@ def test_every_family_generates_what_it_did(name, plan, dtype, operators) -> Non
         assert_served(twin)
         # The searches of Transformers see logits as float32.
         assert_same(expected, found, 1e-5 if dtype == torch.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", [*TWO, "whisper"])
+def test_either_kind_of_operators_serves(name, plan, operators) -> None:
+    model = build(name, torch.float32)
+    arguments = inputs(model)
+    expected = generated(model, arguments, num_beams=3)
+    found = generated(el_attention.convert(model, plan), arguments, num_beams=3)
+    assert_served(model)
+    assert_same(expected, found, 1e-5)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -73,6 +87,19 @@ def test_prompts_of_several_tokens(name, num_beams) -> None:
     # The padding is a token like others, but that it has no position in M2M100.
     prompt = torch.tensor([[2, 5, 6, 1, 7], [2, 1, 1, 8, 9], [2, 4, 4, 4, 4]])
     arguments = {**inputs(model), "decoder_input_ids": prompt}
+    expected = generated(model, arguments, num_beams=num_beams)
+    found = generated(el_attention.convert(model), arguments, num_beams=num_beams)
+    assert_served(model)
+    assert_same(expected, found, 1e-6)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("name", ["bart", "m2m_100", "bert to gpt2", "vit to trocr, projected"])
+def test_prompts_of_decoders_may_be_padded(name, num_beams) -> None:
+    model = build(name)
+    prompt = torch.tensor([[2, 5, 6, 9, 7], [1, 1, 2, 8, 9], [1, 2, 4, 4, 4]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
+    arguments = {**inputs(model), "decoder_input_ids": prompt, "decoder_attention_mask": mask}
     expected = generated(model, arguments, num_beams=num_beams)
     found = generated(el_attention.convert(model), arguments, num_beams=num_beams)
     assert_served(model)
@@ -270,6 +297,12 @@ def test_what_cannot_be_converted_is_refused_or_left_alone(caplog) -> None:
     assert el_attention.convert(model) is model
     assert type(model) is transformers.T5ForConditionalGeneration
     assert "adds a bias that depends on positions" in caplog.text
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertConfig(**sizes, vocab_size=VOCAB_SIZE, intermediate_size=8)
+    both = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(bert, bert)
+    composite = transformers.EncoderDecoderModel(both)
+    assert type(el_attention.convert(composite)) is transformers.EncoderDecoderModel
+    assert "BertLMHeadModel is of no family that is served" in caplog.text
     with pytest.raises(ValueError, match=r"attention plan: expected one of .*got 'none'"):
         el_attention.convert(build("bart"), "none")
     with pytest.raises(TypeError, match="expected a model that generates, got BartConfig"):
