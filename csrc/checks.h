@@ -58,6 +58,22 @@ inline void check_visible(const std::optional<at::Tensor>& visible, const at::Te
               visible->sizes());
 }
 
+inline void check_bias(const std::optional<at::Tensor>& bias, const at::Tensor& query,
+                       int64_t rows) {
+  if (!bias.has_value()) return;
+  TORCH_CHECK(bias->device() == query.device(), "bias: expected device ", query.device(), ", got ",
+              bias->device());
+  TORCH_CHECK(bias->scalar_type() == accumulator(query), "bias: expected dtype ",
+              accumulator(query), ", got ", bias->scalar_type());
+  TORCH_CHECK(bias->dim() == 3 && bias->size(0) == query.size(0) &&
+                  bias->size(1) == query.size(2) && bias->size(2) == rows,
+              "bias: expected [", query.size(0), ", ", query.size(2), ", ", rows, "], got ",
+              bias->sizes());
+  TORCH_CHECK(bias->stride(2) == 1 || rows <= 1,
+              "bias: expected a contiguous last dimension (stride 1), got strides ",
+              bias->strides());
+}
+
 // Checks query, keys and columns, which `attend` and `weights` share.
 inline Sizes check_keys(const at::Tensor& query, at::TensorList keys, at::TensorList columns) {
   check_dtype(query, "query");
@@ -86,7 +102,8 @@ inline Sizes check_keys(const at::Tensor& query, at::TensorList keys, at::Tensor
 
 // Checks all arguments of `attend`.
 inline Sizes check_attend(const at::Tensor& query, at::TensorList keys, at::TensorList values,
-                          at::TensorList columns, const std::optional<at::Tensor>& visible) {
+                          at::TensorList columns, const std::optional<at::Tensor>& visible,
+                          const std::optional<at::Tensor>& bias) {
   Sizes sizes = check_keys(query, keys, columns);
   TORCH_CHECK(values.size() == keys.size(), "values: expected ", keys.size(),
               " tensors, one for each piece of keys, got ", values.size());
@@ -101,14 +118,17 @@ inline Sizes check_attend(const at::Tensor& query, at::TensorList keys, at::Tens
                 " columns as in keys[", i, "], got ", values[i].sizes());
   }
   check_visible(visible, query, sizes.rows);
+  check_bias(bias, query, sizes.rows);
   return sizes;
 }
 
 // Checks all arguments of `weights`.
 inline Sizes check_weights(const at::Tensor& query, at::TensorList keys, at::TensorList columns,
-                           const std::optional<at::Tensor>& visible, const at::Tensor& lse) {
+                           const std::optional<at::Tensor>& visible,
+                           const std::optional<at::Tensor>& bias, const at::Tensor& lse) {
   const Sizes sizes = check_keys(query, keys, columns);
   check_visible(visible, query, sizes.rows);
+  check_bias(bias, query, sizes.rows);
   const auto dtype = accumulator(query);
   TORCH_CHECK(lse.device() == query.device(), "lse: expected device ", query.device(), ", got ",
               lse.device());

@@ -53,17 +53,20 @@ TORCH_LIBRARY(el_attention, m) {
   // values   [R_i, C_i, K, V] each; for the expanded query the very same tensors as keys
   // columns  int64 [G] each, in [0, C_i)
   // visible  bool [G, B or 1, U], or None where every beam sees every row
+  // bias     [G, H, U] in the dtype of lse, last dimension contiguous, added to the scores of all
+  //          beams; or None.  A row of bias -inf has weight 0, but is read: it must be finite.
   // -> context [G, B, H, V] in the dtype of the query, and lse [G, B, H] in float32 (float64 for
-  //    float64), the natural logarithm of the sum of exp(query . key) over visible rows.  Where a
-  //    beam sees nothing, context is 0 and lse -inf.
+  //    float64), the natural logarithm of the sum of exp(query . key + bias) over visible rows.
+  //    Where a query sees nothing, or only rows of bias -inf, context is 0 and lse -inf.
   m.def(
-      "attend(Tensor query, Tensor[] keys, Tensor[] values, Tensor[] columns, Tensor? visible) "
-      "-> (Tensor context, Tensor lse)");
+      "attend(Tensor query, Tensor[] keys, Tensor[] values, Tensor[] columns, Tensor? visible, "
+      "Tensor? bias) -> (Tensor context, Tensor lse)");
 
-  // -> [G, B, H, U] in the dtype of lse: exp(query . key - lse), 0 where a row is not visible.
+  // -> [G, B, H, U] in the dtype of lse: exp(query . key + bias - lse), 0 where a row is not
+  // visible.
   m.def(
-      "weights(Tensor query, Tensor[] keys, Tensor[] columns, Tensor? visible, Tensor lse) "
-      "-> Tensor");
+      "weights(Tensor query, Tensor[] keys, Tensor[] columns, Tensor? visible, Tensor? bias, "
+      "Tensor lse) -> Tensor");
 
   // Sets to -inf, in lprobs [N, vocabulary], what would complete an n-gram of `size` tokens for the
   // second time.  tokens is int64 [N, columns], of which `length` are there; the first of them does

@@ -35,7 +35,7 @@ struct Call {
 
   Call(const Sizes& sizes, const at::Tensor& query_in, at::TensorList keys,
        std::optional<at::TensorList> values, at::TensorList columns_in,
-       const std::optional<at::Tensor>& visible_in)
+       const std::optional<at::Tensor>& visible_in, const std::optional<at::Tensor>& bias)
       : query(query_in.contiguous()) {
     params.sizes = sizes;
     params.dtype = query.scalar_type();
@@ -56,6 +56,11 @@ struct Call {
       piece.value_row = value.stride(0);
       piece.value_column = value.stride(1);
       piece.value_head = value.stride(2);
+    }
+    if (bias.has_value()) {
+      params.bias = bias->const_data_ptr();
+      params.bias_group = bias->stride(0);
+      params.bias_head = bias->stride(1);
     }
     if (!visible_in.has_value()) return;
     visible = visible_in->stride(2) == 1 ? *visible_in : visible_in->contiguous();
@@ -103,8 +108,9 @@ void run_tasks(const AttendParams& params, const AttendKernels& kernels, const L
 
 std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorList keys,
                                           at::TensorList values, at::TensorList columns,
-                                          const std::optional<at::Tensor>& visible) {
-  const Sizes sizes = check_attend(query, keys, values, columns, visible);
+                                          const std::optional<at::Tensor>& visible,
+                                          const std::optional<at::Tensor>& bias) {
+  const Sizes sizes = check_attend(query, keys, values, columns, visible, bias);
   check_columns_in_range(columns, keys);
   const auto options = query.options().dtype(accumulator(query));
   at::Tensor context =
@@ -114,7 +120,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
     return {context.zero_(), lse.fill_(-std::numeric_limits<double>::infinity())};
   }
 
-  const Call call(sizes, query, keys, values, columns, visible);
+  const Call call(sizes, query, keys, values, columns, visible, bias);
   const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/false);
   std::unique_ptr<bool[]> finite(new bool[sizes.groups]);
@@ -150,7 +156,10 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
       };
       std::vector<at::Tensor> column;
       for (const at::Tensor& all : call.columns) column.push_back(all.narrow(0, group, 1));
-      const auto alone = attend(of_beam(call.query), keys, values, column, of_beam(call.visible));
+      std::optional<at::Tensor> own_bias;
+      if (bias.has_value()) own_bias = bias->narrow(0, group, 1);
+      const auto alone =
+          attend(of_beam(call.query), keys, values, column, of_beam(call.visible), own_bias);
       of_beam(context).copy_(std::get<0>(alone));
     }
   }
@@ -158,14 +167,15 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
 }
 
 at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList columns,
-                   const std::optional<at::Tensor>& visible, const at::Tensor& lse) {
-  const Sizes sizes = check_weights(query, keys, columns, visible, lse);
+                   const std::optional<at::Tensor>& visible, const std::optional<at::Tensor>& bias,
+                   const at::Tensor& lse) {
+  const Sizes sizes = check_weights(query, keys, columns, visible, bias, lse);
   check_columns_in_range(columns, keys);
   at::Tensor weights =
       at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.rows}, lse.options());
   if (weights.numel() == 0) return weights;
 
-  const Call call(sizes, query, keys, std::nullopt, columns, visible);
+  const Call call(sizes, query, keys, std::nullopt, columns, visible, bias);
   const at::Tensor base = lse.contiguous();
   const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
   const Layout layout = kernels.layout(call.params, /*only_scores=*/true);

@@ -27,6 +27,8 @@ struct AttendParams {
   int64_t piece_count;
   const bool* visible;  // [G, 1 or B, U], contiguous rows; nullptr where every beam sees every row
   int64_t visible_group, visible_beam;  // its strides; visible_beam is 0 for [G, 1, U]
+  const void* bias;  // [G, H, U], contiguous rows, accumulation dtype; nullptr for none
+  int64_t bias_group, bias_head;  // its strides
 };
 
 // How a call is cut into tasks. It follows from the sizes alone, so that the number of threads

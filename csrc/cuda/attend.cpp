@@ -23,7 +23,8 @@ struct Call {
   std::vector<at::Tensor> columns;
 
   Call(const at::Tensor& query_in, at::TensorList keys, const at::TensorList* values,
-       at::TensorList columns_in, const std::optional<at::Tensor>& visible_in)
+       at::TensorList columns_in, const std::optional<at::Tensor>& visible_in,
+       const std::optional<at::Tensor>& bias)
       : query(query_in.contiguous()) {
     rows.piece_count = static_cast<int64_t>(keys.size());
     for (size_t i = 0; i < keys.size(); ++i) {
@@ -38,6 +39,11 @@ struct Call {
       piece.values = (*values)[i].const_data_ptr();
       piece.value = strides_of((*values)[i]);
     }
+    if (bias.has_value()) {
+      rows.bias = bias->const_data_ptr();
+      rows.bias_group = bias->stride(0);
+      rows.bias_head = bias->stride(1);
+    }
     if (!visible_in.has_value()) return;
     visible = visible_in->stride(2) == 1 ? *visible_in : visible_in->contiguous();
     rows.visible = visible.const_data_ptr<bool>();
@@ -48,8 +54,9 @@ struct Call {
 
 std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorList keys,
                                           at::TensorList values, at::TensorList columns,
-                                          const std::optional<at::Tensor>& visible) {
-  const Sizes sizes = check_attend(query, keys, values, columns, visible);
+                                          const std::optional<at::Tensor>& visible,
+                                          const std::optional<at::Tensor>& bias) {
+  const Sizes sizes = check_attend(query, keys, values, columns, visible, bias);
   const c10::cuda::CUDAGuard guard(query.device());
   const auto wide = query.options().dtype(accumulator(query));
   at::Tensor context =
@@ -60,7 +67,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
     return {context.zero_(), lse.fill_(-std::numeric_limits<double>::infinity())};
   }
 
-  const Call call(query, keys, &values, columns, visible);
+  const Call call(query, keys, &values, columns, visible, bias);
   const Dtype dtype = dtype_of(query);
   const AttendParams params{sizes, call.rows, call.query.const_data_ptr(), context.data_ptr(),
                             lse.data_ptr()};
@@ -72,14 +79,15 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
 }
 
 at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList columns,
-                   const std::optional<at::Tensor>& visible, const at::Tensor& lse) {
-  const Sizes sizes = check_weights(query, keys, columns, visible, lse);
+                   const std::optional<at::Tensor>& visible, const std::optional<at::Tensor>& bias,
+                   const at::Tensor& lse) {
+  const Sizes sizes = check_weights(query, keys, columns, visible, bias, lse);
   const c10::cuda::CUDAGuard guard(query.device());
   at::Tensor weights =
       at::empty({sizes.groups, sizes.beam, sizes.heads, sizes.rows}, lse.options());
   if (weights.numel() == 0) return weights;
 
-  const Call call(query, keys, /*values=*/nullptr, columns, visible);
+  const Call call(query, keys, /*values=*/nullptr, columns, visible, bias);
   const at::Tensor base = lse.contiguous();
   const WeightsParams params{sizes, call.rows, call.query.const_data_ptr(), base.const_data_ptr(),
                              weights.data_ptr()};

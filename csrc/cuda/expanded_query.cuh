@@ -63,6 +63,7 @@ struct ExpandedQueryStorage : ExpandedQueryTiles {
   T* tiles;                 // [stages][slices][kTile][kPitch]
   Float4* scores;           // [slices][row tiles][kHalves][32 lanes], sums of each slice
   Seen seen;
+  Biases<float> biases;
 
   EL_HOST_DEVICE ExpandedQueryStorage(SharedArena& arena, const Sizes& sizes, const Rows& rows,
                                       const WarpGrid& grid, int split_rows)
@@ -76,9 +77,11 @@ struct ExpandedQueryStorage : ExpandedQueryTiles {
         tiles(arena.take<T>(grid.stages * grid.slices * kTile * kPitch, "tiles")),
         scores(arena.take<Float4>(grid.slices * grid.row_groups * kRowTiles * kHalves * kWarpSize,
                                   "scores")) {
-    seen.lines = Seen::lines_of(sizes, rows, grid.row_groups * kRowTiles * kMma);
+    const int queries = grid.row_groups * kRowTiles * kMma;
+    seen.lines = Seen::lines_of(sizes, rows, queries);
     seen.stride = (split_rows + Seen::kRowsPerWord - 1) / Seen::kRowsPerWord;
     seen.words = arena.take<uint32_t>((1 + seen.lines) * seen.stride, "seen");
+    biases.begins = arena.take<const float*>(biases.size(rows, queries), "biases");
   }
 };
 
@@ -102,6 +105,7 @@ class ExpandedQuery : ExpandedQueryTiles {
       store_shared(storage_.softmax + query, Softmax<float>::empty());
     }
     load_queries(work);
+    storage_.biases.locate(params_.rows, work);
     storage_.seen.fill(params_.rows, work);
     attend(work.rows);
     finish(Work::get(storage_.work));
@@ -264,13 +268,19 @@ class ExpandedQuery : ExpandedQueryTiles {
         const int query = i * kMma + fragment_row() + side * 8;
         const int line = load_shared<int>(storage_.lines + query);
         const uint32_t sees = line < 0 ? 0 : storage_.seen.by_line(line, tile * kTile);
+        const float* biases = line < 0 ? nullptr : storage_.biases.of(query, params_.rows);
         float greatest = minus_infinity<float>();
 #pragma unroll
         for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             float& score = scores[half][side * 2 + e];
-            if (!(sees >> (half * 8 + fragment_column() + e) & 1)) score = minus_infinity<float>();
+            const int row = half * 8 + fragment_column() + e;
+            if (!(sees >> row & 1)) {
+              score = minus_infinity<float>();
+            } else if (biases != nullptr) {
+              score += load_global<float>(biases + tile * kTile + row);
+            }
             greatest = fmaxf(greatest, score);
           }
         }

@@ -27,13 +27,17 @@ struct Piece {
   Strides key, value;
 };
 
-// The rows of a call and who sees them.
+// The rows of a call, who sees them, and what is added to their scores.
+// A = float, or double where the dtype is double.
 struct Rows {
   Piece pieces[kMaxPieces];
   int64_t piece_count;
   const bool* visible;    // [G, B or 1, U], contiguous rows; null where every beam sees every row
   int64_t visible_group;  // stride between sentences
   int64_t visible_beam;   // stride between beams; 0 for [G, 1, U]
+  const void* bias;       // A [G, H, U], contiguous rows; null for none
+  int64_t bias_group;     // stride between sentences
+  int64_t bias_head;      // stride between heads
 };
 
 struct AttendParams {

@@ -53,7 +53,8 @@ repair(const EL_GRID_CONSTANT AttendParams params) {
   const T* query = static_cast<const T*>(params.query) + position * width;
   const bool* visible =
       rows.visible + work.group * rows.visible_group + work.beam_of(0) * rows.visible_beam;
-  const A lse = load_global<A>(static_cast<const A*>(params.lse) + position);
+  const A lse = finite_or_zero(load_global<A>(static_cast<const A*>(params.lse) + position));
+  const A* biases = work.biases_of<A>(0, rows);
   A sums[kRepairColumns] = {};
   for (int first = 0; first < count; first += kRepairThreads) {
     sync_threads();  // what the sums are made of may be overwritten
@@ -61,7 +62,7 @@ repair(const EL_GRID_CONSTANT AttendParams params) {
     const T* value = nullptr;
     if (row < count && load_global<bool>(visible + row)) {
       const T* key = storage.keys.find(rows, row);
-      A score = 0;
+      A score = biases == nullptr ? A(0) : load_global<A>(biases + row);
       for (int i = 0; i < width; ++i) {
         score =
             fma(convert<A>(load_global<T>(query + i)), convert<A>(load_global<T>(key + i)), score);

@@ -16,10 +16,21 @@ struct alignas(16) Work {
 
   EL_DEVICE int beam_of(int query) const { return (first_query + query) / heads_per_key; }
 
+  EL_DEVICE int head_of(int query) const {
+    return key_head * heads_per_key + (first_query + query) % heads_per_key;
+  }
+
   // Position of a query in [G, B, H].
   EL_DEVICE int64_t position_of(int query, const Sizes& sizes) const {
-    const int head = key_head * heads_per_key + (first_query + query) % heads_per_key;
-    return (group * sizes.beam + beam_of(query)) * sizes.heads + head;
+    return (group * sizes.beam + beam_of(query)) * sizes.heads + head_of(query);
+  }
+
+  // The biases of a query with the rows, from the first one on; null without any.
+  template <typename A>
+  EL_DEVICE const A* biases_of(int query, const Rows& rows) const {
+    if (rows.bias == nullptr) return nullptr;
+    return static_cast<const A*>(rows.bias) + group * rows.bias_group +
+           head_of(query) * rows.bias_head + first_row;
   }
 
   EL_DEVICE void put(Work* shared) const {
@@ -172,6 +183,29 @@ struct Seen {
  private:
   EL_DEVICE static uint32_t from(const uint32_t* line, int row) {
     return load_shared<uint32_t>(line + row / kRowsPerWord) >> row % kRowsPerWord;
+  }
+};
+
+// `Work::biases_of` every query, kept so that no tile of rows needs a division to find its own.
+template <typename A>
+struct Biases {
+  const A** begins;  // shared memory, [queries]; nothing without a bias
+
+  // How many pointers the biases of so many queries take.
+  EL_HOST_DEVICE static int size(const Rows& rows, int queries) {
+    return rows.bias == nullptr ? 0 : queries;
+  }
+
+  // Fills `begins`; a barrier must follow.
+  EL_DEVICE void locate(const Rows& rows, const Work& work) const {
+    for (int i = thread_id(); i < size(rows, work.queries); i += block_size()) {
+      store_shared(begins + i, work.biases_of<A>(i, rows));
+    }
+  }
+
+  // Those of a query of the block; null without any.
+  EL_DEVICE const A* of(int query, const Rows& rows) const {
+    return rows.bias == nullptr ? nullptr : load_shared<const A*>(begins + query);
   }
 };
 

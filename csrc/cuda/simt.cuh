@@ -26,6 +26,7 @@ struct SimtStorage {
   A* weights;            // [kTile][kQueries]
   A* warp_results;       // [kWarps][kQueries], maxima or totals of the warps
   A* factors;            // [kQueries], on the sums before this tile
+  Biases<A> biases;
   A* sums;  // [kMaxValueWidth], contexts of one query by the threads that share columns
 
   EL_HOST_DEVICE SimtStorage(SharedArena& arena, const Sizes& sizes, const Rows& rows, int queries,
@@ -42,6 +43,7 @@ struct SimtStorage {
     seen.lines = Seen::lines_of(sizes, rows, queries);
     seen.stride = (split_rows + S::kTile - 1) / S::kTile * S::kTile / Seen::kRowsPerWord;
     seen.words = arena.take<uint32_t>((1 + seen.lines) * seen.stride, "seen");
+    biases.begins = arena.take<const A*>(biases.size(rows, queries), "biases");
   }
 };
 
@@ -64,6 +66,7 @@ class Simt {
     storage_.keys.locate(params_.rows, work);
     storage_.values.locate(params_.rows, work);
     S::load_queries(storage_.queries, static_cast<const T*>(params_.query), params_.sizes, work);
+    storage_.biases.locate(params_.rows, work);
     storage_.seen.fill(params_.rows, work);
     queries_ = work.queries;
     line_ = storage_.seen.line_of(S::query(), params_.rows, work);
@@ -100,11 +103,15 @@ class Simt {
     S::multiply(score, storage_.queries, queries_, keys, static_cast<int>(params_.sizes.width));
 
     A greatest = minus_infinity<A>();
+    const bool there = S::query() < queries_;
+    const A* biases = there ? storage_.biases.of(S::query(), params_.rows) : nullptr;
 #pragma unroll
     for (int i = 0; i < S::kRowsPerLane; ++i) {
-      const bool sees =
-          S::query() < queries_ && (storage_.seen.by_line(line_, first + S::row(i)) & 1);
-      if (!sees) score[i] = minus_infinity<A>();
+      if (!there || !(storage_.seen.by_line(line_, first + S::row(i)) & 1)) {
+        score[i] = minus_infinity<A>();
+      } else if (biases != nullptr) {
+        score[i] += load_global<A>(biases + first + S::row(i));
+      }
       greatest = fmax(greatest, score[i]);
     }
     // Its barrier also ends the use of the tile before: what add_values reads may be overwritten.

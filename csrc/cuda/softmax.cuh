@@ -25,6 +25,13 @@ EL_DEVICE A minus_infinity() {
   return static_cast<A>(-INFINITY);
 }
 
+// What scores are taken relative to: where it is -inf all of them are, and differences would be
+// NaN.
+template <typename A>
+EL_DEVICE A finite_or_zero(A reference) {
+  return reference == minus_infinity<A>() ? A(0) : reference;
+}
+
 // The state of one query: its weights so far are exp(score) / 2^reference.
 template <typename A>
 struct Softmax {
@@ -40,11 +47,13 @@ struct Softmax {
     const A before = reference, found = score * A(kLog2E);
     if (found <= before + kSlack) return 1;
     reference = fmax(before, found);
-    return fast_exp2(before - finite());
+    return fast_exp2(before - finite_or_zero(reference));
   }
 
   // 0 for a score of -inf.
-  EL_DEVICE A weight(A score) const { return fast_exp2(fma(score, A(kLog2E), -finite())); }
+  EL_DEVICE A weight(A score) const {
+    return fast_exp2(fma(score, A(kLog2E), -finite_or_zero(reference)));
+  }
 
   // ln of the sum of exp(score).
   EL_DEVICE A lse() const { return (reference + fast_log2(total)) * A(kLn2); }
@@ -54,9 +63,6 @@ struct Softmax {
 
  private:
   static constexpr int kSlack = 8;  // weights up to 2^8
-
-  // Differences to -inf would be NaN.
-  EL_DEVICE A finite() const { return reference == minus_infinity<A>() ? A(0) : reference; }
 };
 
 }  // namespace el_attention::cuda

@@ -50,11 +50,13 @@ weights(const EL_GRID_CONSTANT WeightsParams params, const int queries_per_block
 
   const int64_t position = work.position_of(S::query(), params.sizes);
   const int line = storage.seen.line_of(S::query(), params.rows, work);
-  const A lse = load_global<A>(static_cast<const A*>(params.lse) + position);
+  const A lse = finite_or_zero(load_global<A>(static_cast<const A*>(params.lse) + position));
+  const A* biases = work.biases_of<A>(S::query(), params.rows);
 #pragma unroll
   for (int i = 0; i < S::kRowsPerLane; ++i) {
     if (S::row(i) >= work.rows) continue;
     const bool sees = storage.seen.by_line(line, S::row(i)) & 1;
+    if (sees && biases != nullptr) score[i] += load_global<A>(biases + S::row(i));
     A* weight = static_cast<A*>(params.weights) + position * params.sizes.rows + work.first_row;
     store_global(weight + S::row(i), sees ? fast_exp2((score[i] - lse) * A(kLog2E)) : A(0));
   }

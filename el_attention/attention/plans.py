@@ -96,6 +96,7 @@ class Plan(ABC):
         visible: Tensor | None,
         sinks: tuple[Sink, ...] = (),
         keep: Tensor | None = None,
+        bias: Tensor | None = None,
         need_weights: bool = True,
     ) -> Result:
         """Attends to kept rows.
@@ -107,6 +108,8 @@ class Plan(ABC):
             visible: bool [G, B or 1, U] or None.
             sinks: keys and values outside the rows.
             keep: [G, B, H, U + sinks], dropout factors on the weights, or None.
+            bias: [G, H, U], added to the scores of the rows, or None; see
+                `el_attention.ops.attend`.
             need_weights: whether attention weights are to be returned.
 
         Returns:
@@ -122,6 +125,7 @@ class Plan(ABC):
             self._queries(projections, query),
             rows,
             visible,
+            bias=bias,
             sinks=scores,
             keep=keep,
             need_weights=need_weights,

@@ -108,6 +108,7 @@ def attend(
     rows: Sequence[Rows],
     visible: Tensor | None,
     *,
+    bias: Tensor | None = None,
     sinks: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
@@ -116,14 +117,15 @@ def attend(
     keys, columns = [p.keys for p in rows], [p.columns for p in rows]
     same = all(piece.values is piece.keys for piece in rows)
     values = keys if same else [piece.values for piece in rows]
-    context, lse = torch.ops.el_attention.attend(query, keys, values, columns, visible)
+    context, lse = torch.ops.el_attention.attend(query, keys, values, columns, visible, bias)
     weights = None
     if need_weights:
-        weights = torch.ops.el_attention.weights(query, keys, columns, visible, lse)
+        weights = torch.ops.el_attention.weights(query, keys, columns, visible, bias, lse)
     if sinks is None:
         mass = None
-        if visible is not None or not any(piece.keys.size(0) for piece in rows):
-            mass = lse.ne(-math.inf).to(lse.dtype).unsqueeze(-1)  # 0 where a beam sees nothing
+        sees_all = visible is None and bias is None and any(piece.keys.size(0) for piece in rows)
+        if not sees_all:
+            mass = lse.ne(-math.inf).to(lse.dtype).unsqueeze(-1)  # 0 where a query sees nothing
         return Attended(context, weights, lse.new_empty(*lse.shape, 0), mass)
     # Softmax over rows and sinks together: what the rows had alone shrinks by their share.
     scores = sinks.to(lse.dtype)

@@ -19,7 +19,15 @@ from pathlib import Path
 import torch
 
 NOTE = Path(__file__).parents[1] / "_C.json"
-OPERATORS = ("attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates", "linear")
+# The operators, and how many arguments each of them takes.
+OPERATORS = {
+    "attend": 6,
+    "weights": 6,
+    "block_ngrams_": 5,
+    "log_sum_exp": 1,
+    "top_candidates": 5,
+    "linear": 3,
+}
 
 
 def load(note: Path = NOTE) -> str | None:
@@ -45,9 +53,16 @@ def load(note: Path = NOTE) -> str | None:
     except ImportError as error:
         return _warned(f"built for torch {built['torch']}, but cannot be loaded: {error}")
     # Sources that were updated, and an extension that was not.
-    if missing := [name for name in OPERATORS if not hasattr(torch.ops.el_attention, name)]:
-        return _warned(f"built from other sources: they lack {', '.join(missing)}; install again")
+    if other := [name for name, count in OPERATORS.items() if _arguments(name) != count]:
+        names = ", ".join(other)
+        return _warned(f"built from other sources: they differ in {names}; install again")
     return None
+
+
+def _arguments(name: str) -> int | None:
+    """Returns how many arguments an operator takes, or None if there is no such operator."""
+    operator = getattr(torch.ops.el_attention, name, None)
+    return None if operator is None else len(operator.default._schema.arguments)
 
 
 def _warned(obstacle: str) -> str:

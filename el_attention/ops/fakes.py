@@ -19,6 +19,7 @@ def _attend(
     values: list[Tensor],
     columns: list[Tensor],
     visible: Tensor | None,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     check_devices(
         {
@@ -27,6 +28,7 @@ def _attend(
             **numbered("values", values),
             **numbered("columns", columns),
             "visible": visible,
+            "bias": bias,
         },
         RuntimeError,
     )
@@ -40,6 +42,7 @@ def _weights(
     keys: list[Tensor],
     columns: list[Tensor],
     visible: Tensor | None,
+    bias: Tensor | None,
     lse: Tensor,
 ) -> Tensor:
     check_devices(
@@ -48,6 +51,7 @@ def _weights(
             **numbered("keys", keys),
             **numbered("columns", columns),
             "visible": visible,
+            "bias": bias,
             "lse": lse,
         },
         RuntimeError,

@@ -17,6 +17,7 @@ def attend(
     rows: Sequence[Rows],
     visible: Tensor | None,
     *,
+    bias: Tensor | None = None,
     sinks: Tensor | None = None,
     keep: Tensor | None = None,
     need_weights: bool = True,
@@ -27,17 +28,24 @@ def attend(
         query: [G, B, H, W].
         rows: pieces of the row axis, whose sizes add up to U.
         visible: bool [G, B or 1, U], or None where every beam sees every row.
+        bias: [G, H, U], float32 (float64 for float64), added to the scores of the rows, of all
+            beams alike, or None for 0; -inf for weight 0.
         sinks: [G, B, H, E], scores of keys outside the rows, always visible.
         keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
         need_weights: whether weights are to be returned.
 
     Raises:
-        ValueError: if the shapes or devices do not fit together (the reference).
+        ValueError: if shapes, devices or the bias's dtype do not fit together (the reference).
         RuntimeError: if they do not (the compiled operators).
     """
-    if compiled.can_run(query, rows, keep) is None:
-        return compiled.attend(query, rows, visible, sinks=sinks, need_weights=need_weights)
-    return reference.attend(query, rows, visible, sinks=sinks, keep=keep, need_weights=need_weights)
+    others = () if bias is None else (bias,)
+    if compiled.can_run(query, rows, keep, others) is None:
+        return compiled.attend(
+            query, rows, visible, bias=bias, sinks=sinks, need_weights=need_weights
+        )
+    return reference.attend(
+        query, rows, visible, bias=bias, sinks=sinks, keep=keep, need_weights=need_weights
+    )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -142,21 +142,27 @@ def attend(
     rows: Sequence[Rows],
     visible: Tensor | None,
     *,
+    bias: Tensor | None = None,
     sinks: Tensor | None = None,
     keep: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
     """Attends from the beams of every sentence to the rows of that sentence, read in place.
 
-    p = softmax over visible rows and sinks of (query . key); context = sum over rows of p x keep x
-    value.  Rows that a beam does not see have weight 0 exactly; a beam that sees nothing gets
-    weights and context 0.  For each beam, a row that it does not see counts as not there, and may
-    hold anything, NaN included.
+    p = softmax over visible rows and sinks of (query . key + bias); context = sum over rows of
+    p x keep x value.  Rows that a beam does not see have weight 0 exactly; a beam that sees nothing
+    gets weights and context 0.  For each beam, a row that it does not see counts as not there, and
+    may hold anything, NaN included.
+
+    A bias of -inf gives a row weight 0 exactly for that head, and a head without another row gets
+    weights and context 0, as if it saw nothing.  But the row is read: it must hold finite numbers.
 
     Args:
         query: [G, B, H, W].
         rows: pieces of the row axis, whose sizes add up to U.
         visible: bool [G, B or 1, U], or None where every beam sees every row.
+        bias: [G, H, U], added to the scores of the rows, of all beams alike, or None for 0; in
+            float32, or float64 where the query is.  No NaN, no +inf.
         sinks: [G, B, H, E], scores of keys outside the rows, always visible.
         keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
         need_weights: whether weights are to be returned.
@@ -165,7 +171,8 @@ def attend(
         context, weights, sink weights and mass; see `Attended`.
 
     Raises:
-        ValueError: if the shapes do not fit together, or not all tensors are on one device.
+        ValueError: if the shapes do not fit together, the bias is of another dtype, or not all
+            tensors are on one device.
     """
     check_devices(
         {
@@ -174,17 +181,25 @@ def attend(
             **numbered("values", [piece.values for piece in rows]),
             **numbered("columns", [piece.columns for piece in rows]),
             "visible": visible,
+            "bias": bias,
             "sinks": sinks,
             "keep": keep,
         }
     )
-    groups, beam = query.shape[:2]
+    groups, beam, heads = query.shape[:3]
     lengths = [piece.keys.size(0) for piece in rows]
     total = sum(lengths)
     if visible is not None and (visible.size(0), visible.size(-1)) != (groups, total):
         raise ValueError(
             f"visible: expected [{groups}, 1 or {beam}, {total}], got {tuple(visible.shape)}"
         )
+    if bias is not None:
+        if bias.dtype != softmax_dtype(query.dtype):
+            raise ValueError(f"bias: expected dtype {softmax_dtype(query.dtype)}, got {bias.dtype}")
+        if bias.shape != (groups, heads, total):
+            raise ValueError(
+                f"bias: expected [{groups}, {heads}, {total}], got {tuple(bias.shape)}"
+            )
     key_heads = rows[0].keys.size(2)
     query = _by_key_head(query, key_heads)
     runs = [_runs(piece.columns) for piece in rows]
@@ -193,15 +208,22 @@ def attend(
         for piece, where in zip(rows, runs, strict=True)
     ]
     scores = _joined(products, -1).to(softmax_dtype(query.dtype))
+    if bias is not None:
+        scores = scores + bias.unflatten(1, (key_heads, 1, -1))
     if visible is not None:
         scores.masked_fill_(~visible[:, None, :, None], float("-inf"))
+    blank = None  # which queries see no row
+    if bias is not None:
+        blank = scores.isneginf().all(-1, keepdim=True)
+    elif visible is not None:
+        blank = ~visible.any(-1)[:, None, :, None, None]
     extra = 0 if sinks is None else sinks.size(-1)
     if sinks is not None:
         scores = torch.cat([scores, _by_key_head(sinks.to(scores.dtype), key_heads)], -1)
     weights = torch.softmax(scores, dim=-1)
-    blind = total == 0 or (visible is not None and not bool(visible.any(-1).all()))
-    if blind and visible is not None and not extra:  # softmax over nothing is NaN
-        weights = weights.masked_fill(~visible.any(-1)[:, None, :, None, None], 0.0)
+    blind = total == 0 or (blank is not None and bool(blank.any()))
+    if blind and blank is not None and not extra:  # softmax over nothing is NaN
+        weights = weights.masked_fill(blank, 0.0)
 
     kept = weights if keep is None else weights * _by_key_head(keep, key_heads)
     kept, sink_weights = kept.split([total, extra], -1)

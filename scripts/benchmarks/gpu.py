@@ -128,14 +128,14 @@ def attention_systems(
 
     def fused(states: Tensor, wide: Tensor) -> Tensor:
         piece = [states.unsqueeze(2)]
-        context: Tensor = attend(wide, piece, piece, [columns], None)[0]
+        context: Tensor = attend(wide, piece, piece, [columns], None, None)[0]
         return context
 
     def in_full(read: Callable[[Tensor, Tensor], Tensor], states: Tensor) -> Tensor:
         return contract(read(states, expand(query, key_weight)), value_weight, None)
 
     def shared(keys: Tensor, values: Tensor) -> Tensor:
-        context: Tensor = attend(query, [keys], [values], [columns], None)[0]
+        context: Tensor = attend(query, [keys], [values], [columns], None, None)[0]
         return context
 
     # In the layout that suits it best: beams as the positions of a query, all contiguous.
@@ -182,7 +182,7 @@ def other_systems(options: argparse.Namespace, dtype: torch.dtype, batch: int) -
     query = torch.randn(batch, beam, heads, width, generator=random, device=device).to(dtype)
     states = torch.randn(rows, batch, 1, width, generator=random, device=device).to(dtype)
     columns = torch.arange(batch, device=device)
-    lse = torch.ops.el_attention.attend(query, [states], [states], [columns], None)[1]
+    lse = torch.ops.el_attention.attend(query, [states], [states], [columns], None, None)[1]
     tokens = torch.randint(4, 50, (batch * beam, 200), generator=random, device=device)
     lprobs = torch.randn(batch * beam, 50000, generator=random, device=device)
     ops = torch.ops.el_attention
@@ -196,7 +196,7 @@ def other_systems(options: argparse.Namespace, dtype: torch.dtype, batch: int) -
     def candidates() -> Tensor:
         return ops.top_candidates(lprobs, sums, sums, beam, 2 * beam)[0]
 
-    weights = partial(ops.weights, query, [states], [columns], None, lse)
+    weights = partial(ops.weights, query, [states], [columns], None, None, lse)
     weights_bytes = states.nbytes + query.nbytes + batch * beam * heads * rows * lse.itemsize
     return {
         "weights": System([weights], weights_bytes, 2 * batch * beam * heads * rows * width),

@@ -63,11 +63,12 @@ def _operators(monkeypatch: pytest.MonkeyPatch, _library: torch.library.Library)
     monkeypatch.setattr(torch.ops, "el_attention", torch.ops.el_attention_host)
 
 
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 @pytest.mark.parametrize("seen", ["all", "by all beams", "by each beam"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_the_kernels_are_given_the_call(size, dtype, seen) -> None:
-    assert_exact(random_call(size, dtype, "cpu", seen))
+def test_the_kernels_are_given_the_call(size, dtype, seen, biased) -> None:
+    assert_exact(random_call(size, dtype, "cpu", seen, biased=biased))
 
 
 def spread(x: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,8 @@ def plain(call: Call) -> tuple[Tensor, Tensor]:
     query = call.query.to(wide).transpose(1, 2).unflatten(1, (keys.size(1), -1)).flatten(2, 3)
     scores = (query @ keys.transpose(-1, -2)).unflatten(2, (-1, beam)).flatten(1, 2)
     scores = scores.transpose(1, 2)  # [G, B, H, U]
+    if call.bias is not None:
+        scores = scores + call.bias[:, None]
     if call.visible is not None:
         scores = scores.masked_fill(~call.visible[:, :, None], -math.inf)
     lse = scores.logsumexp(-1)
@@ -142,6 +144,15 @@ def test_tensor_cores_equal_float64(size, seen) -> None:
     assert_right(call, result)
 
 
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("size", EXPANDED, ids=str)
+def test_tensor_cores_add_a_bias(size, splits) -> None:
+    index = EXPANDED.index(size) + splits
+    seen = ["all", "by all beams", "by each beam"][index % 3]
+    call = random_call(size, HALVES[index % 2], seen=seen, biased=True)
+    assert_right(call, A100.attend(call, "expanded_query", splits))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("width", range(64, 1665, 64))
@@ -214,6 +225,15 @@ def test_simt_equals_float64(size, dtype) -> None:
     assert_right(call, result)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIMT, ids=str)
+def test_simt_adds_a_bias(size, dtype) -> None:
+    index = SIMT.index(size) + DTYPES.index(dtype)
+    seen = ["all", "by all beams", "by each beam"][index % 3]
+    call = random_call(size, dtype, seen=seen, biased=True)
+    assert_right(call, A100.attend(call, "simt", splits=1 + index % 2))
+
+
 @pytest.mark.parametrize("seen", ["all", "by all beams", "by each beam"])
 @pytest.mark.parametrize("size", [SIMT[2], SIMT[9]], ids=str)
 def test_simt_equals_float64_on_sm_75(size, seen) -> None:
@@ -281,6 +301,14 @@ def test_any_number_of_splits_equals_float64(kernel, dtype, size, splits) -> Non
     result = A100.attend(call, kernel, splits)
     assert plan_of(result).splits == min(splits, 3)
     assert_right(call, result)
+
+
+@both
+def test_one_bias_may_serve_all_sentences(kernel, dtype, size) -> None:
+    call = random_call(size, dtype, seen="all", biased=True)
+    assert call.bias is not None
+    call = dataclasses.replace(call, bias=call.bias[:1].expand(3, -1, -1))
+    assert_right(call, A100.attend(call, kernel))
 
 
 @both
@@ -359,18 +387,20 @@ def test_nan_that_a_beam_sees_is_not_lost(kernel, dtype, size) -> None:
 
 
 @both
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("part", ["keys", "values"])
 def test_rows_that_a_beam_does_not_see_count_as_not_there(
-    kernel, dtype, size, part, poison, splits
+    kernel, dtype, size, part, poison, splits, biased
 ) -> None:
     visible = torch.rand(3, 4, rows_of(size), generator=torch.Generator().manual_seed(3)) < 0.7
     visible[1, :, [7, 70]] = False
     visible[1, 1, 7] = visible[1, 2, 70] = True  # beams that must not be lost to each other
     visible[1, 3] = False  # nothing: zeros, whatever the rows hold
     visible[2, :, 5] = True  # NaN that all beams see stay
-    clean = dataclasses.replace(random_call(size, dtype, seen="all"), visible=visible)
+    clean = random_call(size, dtype, seen="all", biased=biased)
+    clean = dataclasses.replace(clean, visible=visible)
     keys = [key.clone() for key in clean.keys]
     own = clean.values[0] is not clean.keys[0]
     values = [value.clone() for value in clean.values] if own else keys
@@ -432,9 +462,10 @@ def test_a_column_out_of_range_is_an_error(kernel, dtype, size) -> None:
 
 
 @both
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_any_schedule_gives_the_same_bits(kernel, dtype, size, schedule) -> None:
-    call = random_call(size, dtype)
+def test_any_schedule_gives_the_same_bits(kernel, dtype, size, schedule, biased) -> None:
+    call = random_call(size, dtype, biased=biased)
     result = Emulation("a100", schedule).attend(call, kernel, splits=2)
     assert_right(call, result)
     first = A100.attend(call, kernel, splits=2)
@@ -453,10 +484,10 @@ def test_sanitizers_find_nothing(sanitizer, schedule) -> None:
         (expanded(1, 4, 8, 1024, 40), torch.bfloat16),
         (expanded(1, 1, 5, 1088, 40), torch.bfloat16),
     ]:
-        call = random_call(size, dtype)
+        call = random_call(size, dtype, biased=size.width == 512)
         assert_right(call, emulation.attend(call, "expanded_query", splits=2))
     for dtype in DTYPES:
-        call = random_call(projected(2, 3, 2, 16, 90, 3), dtype)
+        call = random_call(projected(2, 3, 2, 16, 90, 3), dtype, biased=True)
         result = emulation.attend(call, "simt", splits=2)
         assert_right(call, result)
         call.values[0][:, :, :, 3] = math.nan  # everything is repaired
@@ -507,14 +538,17 @@ def test_rows_are_split_only_where_blocks_are_few() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("seen", ["all", "by each beam"])
-def test_weights_equal_float64(size, dtype, seen) -> None:
-    call = random_call(size, dtype, seen=seen)
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+def test_weights_equal_float64(size, dtype, seen, biased) -> None:
+    call = random_call(size, dtype, seen=seen, biased=biased)
     _, lse, weights = exact(call)
     found = A100.weights(call, lse.to(accumulator(dtype)))
     tolerance = 1e-12 if dtype == torch.float64 else 5e-6
     torch.testing.assert_close(found.double(), weights, rtol=tolerance, atol=tolerance)
     if call.visible is not None:
         assert found.masked_select(~call.visible[:, :, None].expand_as(found)).eq(0).all()
+    if call.bias is not None:
+        assert found.masked_select(call.bias.isneginf()[:, None].expand_as(found)).eq(0).all()
 
 
 def test_weights_of_a_width_beyond_shared_memory_are_refused() -> None:

@@ -54,11 +54,12 @@ SIZES = [
 ]
 
 
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 @pytest.mark.parametrize("seen", ["all", "by all beams", "by each beam"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_attend_and_weights_equal_float64(size, dtype, seen) -> None:
-    assert_exact(random_call(size, dtype, DEVICE, seen))
+def test_attend_and_weights_equal_float64(size, dtype, seen, biased) -> None:
+    assert_exact(random_call(size, dtype, DEVICE, seen, biased=biased))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -68,7 +69,7 @@ def test_the_same_input_gives_the_same_bits_on_any_stream(size) -> None:
     with torch.cuda.stream(torch.cuda.Stream()):
         query = call.query.clone()  # still pending on this stream when the operator is called
         second = torch.ops.el_attention.attend(
-            query, call.keys, call.values, call.columns, call.visible
+            query, call.keys, call.values, call.columns, call.visible, call.bias
         )
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -120,8 +121,8 @@ def test_candidates_have_the_bits_of_the_reference(rows, vocabulary, beam, k, dt
 
 def arguments() -> dict[str, tuple[Any, ...]]:
     """A call of every operator."""
-    call = random_call(expanded(2, 3, 4, 64, 20, 3), torch.float16, DEVICE)
-    shared = (call.columns, call.visible)
+    call = random_call(expanded(2, 3, 4, 64, 20, 3), torch.float16, DEVICE, biased=True)
+    shared = (call.columns, call.visible, call.bias)
     tokens = torch.randint(4, 7, (6, 20), device=DEVICE)
     logits = torch.rand(6, 90, device=DEVICE)
     return {
@@ -144,7 +145,7 @@ def test_operators_refuse_tensors_of_another_device() -> None:
     call = random_call(expanded(2, 3, 4, 64, 20), torch.float16, DEVICE)
     with pytest.raises(RuntimeError, match="expected device cuda:0, got cpu"):
         torch.ops.el_attention.attend(
-            call.query, call.keys, call.values, [c.cpu() for c in call.columns], call.visible
+            call.query, call.keys, call.values, [c.cpu() for c in call.columns], call.visible, None
         )
 
 

@@ -182,4 +182,8 @@ def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays["visible"] = visible
         parameters["visible_group"] = visible.stride(0)
         parameters["visible_beam"] = visible.stride(1) if visible.size(1) == beam > 1 else 0
+    if call.bias is not None:
+        arrays["bias"] = torch.empty(0, dtype=call.bias.dtype).set_(call.bias.untyped_storage())
+        parameters["bias_offset"] = call.bias.storage_offset()
+        parameters["bias_group"], parameters["bias_head"] = call.bias.stride()[:2]
     return arrays, parameters

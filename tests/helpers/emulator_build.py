@@ -112,7 +112,7 @@ def _build(
     emulator += tuple(f"-D{define}" for define in emulator_defines)
     machine = TREE / "csrc" / "emulator"
     headers = digest(sorted(machine.glob("*.h")))
-    driver_source = TREE / "tests" / "emulator" / f"{driver}.cpp"
+    driver_source = TREE / "tests" / "csrc" / "emulator" / f"{driver}.cpp"
     objects = [compile_object(driver_source, own, digest(own_includes(driver_source, own)))]
     objects += [compile_object(path, emulator, headers) for path in sorted(machine.glob("*.cpp"))]
     # The folder of an object file names its contents.

@@ -37,18 +37,19 @@ class Call:
     values: list[Tensor]
     columns: list[Tensor]
     visible: Tensor | None
+    bias: Tensor | None = None
 
     def attend(self) -> tuple[Tensor, Tensor]:
         """Calls the operator."""
         context, lse = torch.ops.el_attention.attend(
-            self.query, self.keys, self.values, self.columns, self.visible
+            self.query, self.keys, self.values, self.columns, self.visible, self.bias
         )
         return context, lse
 
     def weights(self, lse: Tensor) -> Tensor:
         """Calls the operator of that name."""
         result: Tensor = torch.ops.el_attention.weights(
-            self.query, self.keys, self.columns, self.visible, lse
+            self.query, self.keys, self.columns, self.visible, self.bias, lse
         )
         return result
 
@@ -64,7 +65,12 @@ def projected(groups: int, beam: int, heads: int, width: int, *lengths: int) -> 
 
 
 def random_call(
-    size: Size, dtype: torch.dtype, device: str = "cpu", seen: str = "by each beam", seed: int = 0
+    size: Size,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    seen: str = "by each beam",
+    seed: int = 0,
+    biased: bool = False,
 ) -> Call:
     """Makes a call in which all that must not matter is NaN.
 
@@ -75,6 +81,8 @@ def random_call(
         seen: "all" rows, "by all beams" the same rows, or "by each beam" others; unless all are
             seen, the first beam (or, seen by all, the first sentence) sees nothing.
         seed: of the random numbers.
+        biased: whether there is a bias; it is -inf for some of the rows, and for all rows of the
+            last head of the last sentence.
 
     Returns:
         The call.  Every piece has two columns more than sentences, and no piece the same columns.
@@ -110,8 +118,19 @@ def random_call(
         values.append(value)
         columns.append(column.to(device))
         start += length
+    bias = None
+    if biased:
+        wide = torch.promote_types(dtype, torch.float32)
+        storage = torch.full((size.groups, size.heads, rows + 3), math.nan, dtype=wide)
+        bias = storage.to(device)[..., 1 : rows + 1]
+        drawn = 2 * normal(size.groups, size.heads, rows)
+        drawn[torch.rand(drawn.shape, generator=random) < 0.2] = -math.inf
+        drawn[-1:, -1:] = -math.inf
+        if visible is not None:
+            drawn = drawn.masked_fill(~visible.any(1, keepdim=True), math.nan)
+        bias.copy_(drawn)
     seen_by = None if visible is None else visible.to(device)
-    return Call(query.to(device, dtype), keys, values, columns, seen_by)
+    return Call(query.to(device, dtype), keys, values, columns, seen_by, bias)
 
 
 def exact(call: Call) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,6 +145,8 @@ def exact(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         return rows.expand(-1, heads, -1, -1)
 
     scores = torch.einsum("gbhw,ghuw->gbhu", query, gather(call.keys))
+    if call.bias is not None:
+        scores = scores + call.bias.cpu().double()[:, None]
     if call.visible is not None:
         scores = scores.masked_fill(~call.visible.cpu()[:, :, None], -math.inf)
     lse = scores.logsumexp(-1)

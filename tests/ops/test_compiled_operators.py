@@ -74,18 +74,21 @@ class Call:
     query: Tensor
     rows: list[Rows]
     visible: Tensor | None
+    bias: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Call:
         return Call(
             self.query.to(dtype),
             [Rows(*_converted(piece, dtype), piece.columns) for piece in self.rows],
             self.visible,
+            None if self.bias is None else self.bias.to(reference.softmax_dtype(dtype)),
         )
 
     def raw(self) -> tuple[Any, ...]:
         """Arguments of the operator itself."""
         keys, values = [p.keys for p in self.rows], [p.values for p in self.rows]
-        return self.query, keys, values, [p.columns for p in self.rows], self.visible
+        columns = [p.columns for p in self.rows]
+        return self.query, keys, values, columns, self.visible, self.bias
 
 
 def _converted(piece: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -99,6 +102,7 @@ def make(
     dtype: torch.dtype = torch.float64,
     shared: bool = False,
     seed: int = 0,
+    biased: bool = False,
 ) -> Call:
     """Random arguments; `shared` for one key head whose keys are the values.
 
@@ -133,7 +137,13 @@ def make(
         pieces.append(Rows(keys, values, column))
         start += rows
     query = torch.randn(case.groups, case.beam, case.heads, case.width, generator=random)
-    return Call(query.double() / math.sqrt(case.width), pieces, mask).to(dtype)
+    bias = None
+    if biased:
+        shape = (case.groups, case.heads, case.total)
+        bias = torch.randn(shape, generator=random, dtype=torch.float64)
+        bias[torch.rand(shape, generator=random) < 0.2] = -math.inf
+        bias[-1:, -1:] = -math.inf  # a head that sees nothing
+    return Call(query.double() / math.sqrt(case.width), pieces, mask, bias).to(dtype)
 
 
 def error(x: Tensor, truth: Tensor) -> float:
@@ -143,10 +153,10 @@ def error(x: Tensor, truth: Tensor) -> float:
 def assert_close_to_reference(call: Call, **options: Any) -> Attended:
     """At most twice the reference's error in the same dtype; float64 is the truth for both."""
     exact = call.to(torch.float64)
-    truth = reference.attend(exact.query, exact.rows, exact.visible, **options)
-    naive = reference.attend(call.query, call.rows, call.visible, **options)
+    truth = reference.attend(exact.query, exact.rows, exact.visible, bias=exact.bias, **options)
+    naive = reference.attend(call.query, call.rows, call.visible, bias=call.bias, **options)
     assert can_run(call.query, call.rows) is None
-    ours = attend(call.query, call.rows, call.visible, **options)
+    ours = attend(call.query, call.rows, call.visible, bias=call.bias, **options)
     # What two orders of summation may differ in float64, where the reference is its own truth;
     # else the rounding of a logarithm of some units, which the reference never takes.
     eps = torch.finfo(call.query.dtype).eps
@@ -173,9 +183,38 @@ def test_attend_is_as_accurate_as_the_reference(case, shared, visible, dtype) ->
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("visible", VISIBLE)
 @pytest.mark.parametrize("shared", [True, False], ids=["states", "keys and values"])
-def test_sinks_take_their_share(shared, visible, dtype) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_bias_is_added_as_accurately_as_by_the_reference(case, shared, visible, dtype) -> None:
+    call = make(case, visible, dtype, shared, biased=True)
+    ours = assert_close_to_reference(call)
+    assert call.bias is not None and ours.weights is not None and ours.mass is not None
+    away = call.bias.isneginf()[:, None].expand_as(ours.weights)
+    assert ours.weights.masked_select(away).eq(0).all()
+    assert ours.context[-1, :, -1].eq(0).all() and ours.mass[-1, :, -1].eq(0).all()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["states", "keys and values"])
+def test_a_bias_may_have_strides_and_serve_all_sentences(shared) -> None:
+    call = make(CASES["beams"], "beam", torch.float32, shared, biased=True)
+    assert call.bias is not None
+    groups, heads, total = call.bias.shape
+    padded = torch.full((heads, groups, total + 7), math.nan)[..., 2 : total + 2].transpose(0, 1)
+    expected = torch.ops.el_attention.attend(*call.raw())
+    found = torch.ops.el_attention.attend(*call.raw()[:5], padded.copy_(call.bias))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    one = call.bias[:1].expand(groups, -1, -1)
+    expected = torch.ops.el_attention.attend(*call.raw()[:5], one.contiguous())
+    found = torch.ops.el_attention.attend(*call.raw()[:5], one)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("visible", VISIBLE)
+@pytest.mark.parametrize("shared", [True, False], ids=["states", "keys and values"])
+def test_sinks_take_their_share(shared, visible, dtype, biased) -> None:
     case = CASES["beams"]
-    call = make(case, visible, dtype, shared)
+    call = make(case, visible, dtype, shared, biased=biased)
     sinks = torch.randn(case.groups, case.beam, case.heads, 2)
     ours = assert_close_to_reference(call, sinks=sinks)
     assert ours.mass is not None
@@ -302,14 +341,14 @@ def test_scores_far_from_zero_neither_overflow_nor_vanish(shared, scale) -> None
 @pytest.mark.parametrize("shared", [True, False], ids=["states", "keys and values"])
 @pytest.mark.parametrize("name", ["beams", "several ranges", "many beams"])
 def test_threads_change_no_bit(name, shared) -> None:
-    call = make(CASES[name], "beam", torch.float32, shared)
+    call = make(CASES[name], "beam", torch.float32, shared, biased=True)
     results = []
     try:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
             context, lse = torch.ops.el_attention.attend(*call.raw())
-            query, keys, _, columns, visible = call.raw()
-            weights = torch.ops.el_attention.weights(query, keys, columns, visible, lse)
+            query, keys, _, columns, visible, bias = call.raw()
+            weights = torch.ops.el_attention.weights(query, keys, columns, visible, bias, lse)
             results.append((context, lse, weights))
     finally:
         torch.set_num_threads(1)
@@ -349,8 +388,8 @@ def replaced(call: Call, index: int, value: Any) -> list[Any]:
 
 
 def test_misfitting_arguments_are_named() -> None:
-    call = make(Case(2, 3, 4, 5, 6, (7, 8)), "beam", torch.float32)
-    query, keys, values, columns, visible = call.raw()
+    call = make(Case(2, 3, 4, 5, 6, (7, 8)), "beam", torch.float32, biased=True)
+    query, keys, values, columns, visible, bias = call.raw()
     wrong: list[tuple[int, Any, str]] = [
         (0, query.int(), r"query: expected dtype Double, Float, Half or BFloat16, got Int"),
         (0, query[0], r"query: expected \[groups, beam, heads, width\], .*, got \[3, 4, 5\]"),
@@ -373,6 +412,13 @@ def test_misfitting_arguments_are_named() -> None:
         (4, visible[..., :14], r"visible: expected \[2, 1 or 3, 15\], got \[2, 3, 14\]"),
         (4, visible[:, :2], r"visible: expected \[2, 1 or 3, 15\], got \[2, 2, 15\]"),
         (4, visible.int(), r"visible: expected dtype Bool, got Int"),
+        (5, bias[..., :14], r"bias: expected \[2, 4, 15\], got \[2, 4, 14\]"),
+        (5, bias[:, :3], r"bias: expected \[2, 4, 15\], got \[2, 3, 15\]"),
+        (5, bias[0], r"bias: expected \[2, 4, 15\], got \[4, 15\]"),
+        (5, bias.half(), r"bias: expected dtype Float, got Half"),
+        (5, bias.double(), r"bias: expected dtype Float, got Double"),
+        (5, bias.transpose(1, 2).contiguous().transpose(1, 2),
+         r"bias: expected a contiguous last dimension \(stride 1\), got strides"),
     ]  # fmt: skip
     for index, value, message in wrong:
         with pytest.raises(RuntimeError, match=message):
@@ -380,7 +426,7 @@ def test_misfitting_arguments_are_named() -> None:
     pieces = MAX_PIECES + 1
     with pytest.raises(RuntimeError, match="keys: expected 1 to 16 pieces, got 17"):
         torch.ops.el_attention.attend(
-            query, keys[:1] * pieces, values[:1] * pieces, columns[:1] * pieces, None
+            query, keys[:1] * pieces, values[:1] * pieces, columns[:1] * pieces, None, None
         )
     for bad in (5, -1):
         with pytest.raises(
@@ -388,9 +434,13 @@ def test_misfitting_arguments_are_named() -> None:
         ):
             torch.ops.el_attention.attend(*replaced(call, 3, [columns[0], torch.tensor([0, bad])]))
     with pytest.raises(RuntimeError, match=r"lse: expected \[2, 3, 4\], got \[2, 3\]"):
-        torch.ops.el_attention.weights(query, keys, columns, visible, torch.zeros(2, 3))
+        torch.ops.el_attention.weights(query, keys, columns, visible, bias, torch.zeros(2, 3))
     with pytest.raises(RuntimeError, match="lse: expected dtype Float, got Double"):
-        torch.ops.el_attention.weights(query, keys, columns, visible, torch.zeros(2, 3, 4).double())
+        lse = torch.zeros(2, 3, 4).double()
+        torch.ops.el_attention.weights(query, keys, columns, visible, bias, lse)
+    with pytest.raises(RuntimeError, match="bias: expected dtype Float, got Half"):
+        lse = torch.zeros(2, 3, 4)
+        torch.ops.el_attention.weights(query, keys, columns, visible, bias.half(), lse)
 
 
 def test_misfitting_arguments_of_the_ngram_block_are_named() -> None:
@@ -429,14 +479,17 @@ def test_gradients_are_refused_aloud() -> None:
         torch.ops.el_attention.block_ngrams_(lprobs.requires_grad_(), tokens, 2, 9, None)
 
 
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
 @pytest.mark.parametrize("visible", VISIBLE)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_schemas_and_fakes_tell_the_truth(visible, dtype) -> None:
-    call = make(CASES["odd widths"], visible, dtype)
-    query, keys, values, columns, mask = call.raw()
+def test_schemas_and_fakes_tell_the_truth(visible, dtype, biased) -> None:
+    call = make(CASES["odd widths"], visible, dtype, biased=biased)
+    query, keys, _, columns, mask, bias = call.raw()
     torch.library.opcheck(torch.ops.el_attention.attend.default, call.raw())
-    _, lse = torch.ops.el_attention.attend(query, keys, values, columns, mask)
-    torch.library.opcheck(torch.ops.el_attention.weights.default, (query, keys, columns, mask, lse))
+    _, lse = torch.ops.el_attention.attend(*call.raw())
+    torch.library.opcheck(
+        torch.ops.el_attention.weights.default, (query, keys, columns, mask, bias, lse)
+    )
     lprobs, tokens, forced = ngram_arguments(dtype, 25)
     torch.library.opcheck(
         torch.ops.el_attention.block_ngrams_.default, (lprobs, tokens, 2, 20, forced)

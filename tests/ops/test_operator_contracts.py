@@ -36,6 +36,7 @@ def arguments_of(operator: str) -> Arguments:
             "values": [draw(7, 3, 4, 6), draw(4, 2, 4, 6)],
             "columns": [torch.tensor([2, 0]), torch.tensor([0, 1])],
             "visible": torch.rand(2, 3, 11) < 0.7,
+            "bias": draw(2, 4, 11),
         }
         arguments["visible"][..., 0] = True
         if operator == "weights":
@@ -73,7 +74,8 @@ def public_operator(operator: str) -> Callable[[Arguments], Any]:
         if operator in ("attend", "weights"):
             query, keys = arguments["query"], arguments["keys"]
             pieces = zip(keys, arguments.get("values") or keys, arguments["columns"], strict=True)
-            attended = ops.attend(query, [Rows(*piece) for piece in pieces], arguments["visible"])
+            rows, visible = [Rows(*piece) for piece in pieces], arguments["visible"]
+            attended = ops.attend(query, rows, visible, bias=arguments["bias"])
             return attended.weights if operator == "weights" else attended.context
         if operator == "block_ngrams_":
             ops.block_ngrams_(*values)
@@ -316,7 +318,11 @@ def test_vmap_is_right_or_refused(operator, place, operators) -> None:
 
 
 def separately(
-    query: Tensor, rows: list[Rows], visible: Tensor, sinks: Tensor | None = None
+    query: Tensor,
+    rows: list[Rows],
+    visible: Tensor,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Context and weights in float64, one beam at a time, of the rows that it sees alone."""
     groups, beam, heads, _ = query.shape
@@ -328,6 +334,8 @@ def separately(
         for b in range(beam):
             seen = visible[g, b if visible.size(1) > 1 else 0]
             scores = torch.einsum("hw,uhw->hu", query[g, b].double(), keys[seen])
+            if bias is not None:
+                scores = scores + bias[g, :, seen].double()
             if sinks is not None:
                 scores = torch.cat([scores, sinks[g, b].double()], -1)
             p = scores.softmax(-1)[:, : int(seen.sum())]
@@ -337,10 +345,14 @@ def separately(
 
 
 def assert_each_beam_is_right(
-    query: Tensor, rows: list[Rows], visible: Tensor, sinks: Tensor | None = None
+    query: Tensor,
+    rows: list[Rows],
+    visible: Tensor,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> None:
-    found = ops.attend(query, rows, visible, sinks=sinks)
-    context, weights = separately(query, rows, visible, sinks)
+    found = ops.attend(query, rows, visible, bias=bias, sinks=sinks)
+    context, weights = separately(query, rows, visible, sinks, bias)
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-4}.get(query.dtype, 0.05)
     close: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "equal_nan": True}
     torch.testing.assert_close(found.context.double(), context, **close)
@@ -398,4 +410,9 @@ def test_hidden_rows_count_as_not_there_in_random_calls(seed, operators) -> None
         rows.append(Rows(keys, values, torch.randperm(columns)[:groups]))
     query = (torch.randn(groups, beam, heads, width) / width**0.5).to(dtype)
     sinks = pick(None, torch.randn(groups, beam, heads, 2).to(dtype))
-    assert_each_beam_is_right(query, rows, visible, sinks)
+    bias = None
+    if pick(True, False):
+        bias = torch.randn(groups, heads, total, dtype=reference.softmax_dtype(dtype))
+        bias[..., 1:][torch.rand(groups, heads, total - 1) < 0.2] = -math.inf
+        bias.masked_fill_(~visible.any(1, keepdim=True), math.nan)
+    assert_each_beam_is_right(query, rows, visible, sinks, bias)

@@ -35,6 +35,7 @@ def multi_head(
     visible: Tensor,
     sinks: tuple[Sink, ...] = (),
     keep: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention by its definition, one beam and one head at a time; states are [G, U, width]."""
     groups, beam, heads, head_dim = query.shape
@@ -53,6 +54,8 @@ def multi_head(
                 keys = torch.stack([*key[:, part], *extra_keys])
                 values = torch.stack([*value[:, part], *extra_values])
                 score = keys @ query[g, b, h]
+                if bias is not None:
+                    score[: states.size(1)] += bias[g, h]
                 hidden = ~visible[g, b if visible.size(1) > 1 else 0]
                 score[: len(hidden)][hidden] = -math.inf
                 p = score.softmax(0)
@@ -143,6 +146,26 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop, operator
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_each_plan_adds_a_bias(plan, size, sinks, operators) -> None:
+    groups, beam, heads, head_dim, width, length = size
+    weights = projections(heads, head_dim, width)
+    query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
+    states = torch.randn(groups, length, width, dtype=torch.float64)
+    visible = visibility(groups, beam, length)
+    bias = torch.randn(groups, heads, length, dtype=torch.float64)
+    bias[..., :-1][torch.rand(groups, heads, length - 1) < 0.2] = -math.inf
+    visible[..., -1] = True
+    extra = (Sink(*torch.randn(2, heads, head_dim, dtype=torch.float64)), Sink(None, None))[:sinks]
+    rows = [kept(plan, weights, piece) for piece, _ in blocks(states, 3)]
+    result = plan.read(weights, query, rows, visible, extra, bias=bias)
+    expected, probabilities = multi_head(weights, query, states, visible, extra, bias=bias)
+    torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
 def test_sentences_are_read_in_any_columns_without_copying_them(plan, operators) -> None:
     groups, beam, heads, head_dim, width, length = 4, 2, 3, 2, 5, 6
     weights = projections(heads, head_dim, width)
@@ -169,6 +192,21 @@ def test_a_beam_that_sees_nothing_gets_zero(operators) -> None:
         attended.mass[..., 0], visible.any(-1)[..., None].expand(2, 2, 3).float()
     )
     assert attended.context[0].abs().min() > 0
+
+
+@pytest.mark.parametrize("key_heads", [1, 3])
+def test_a_bias_of_minus_infinity_gives_weight_zero(key_heads, operators) -> None:
+    query = torch.randn(2, 2, 3, 4)
+    rows = [Rows(*torch.randn(2, 5, 2, key_heads, 4), torch.arange(2))]
+    bias = torch.randn(2, 3, 5)
+    bias[0, 1, 2] = bias[1, 2] = -math.inf
+    attended = attend(query, rows, None, bias=bias)
+    assert attended.weights is not None and attended.mass is not None
+    assert torch.equal(attended.weights.eq(0), bias.isneginf()[:, None].expand(-1, 2, -1, -1))
+    assert attended.context[1, :, 2].eq(0).all() and attended.context[1, :, :2].ne(0).all()
+    expected = torch.ones(2, 2, 3)
+    expected[1, :, 2] = 0  # a head that sees nothing
+    torch.testing.assert_close(attended.mass[..., 0], expected)
 
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=lambda plan: plan.name)
@@ -204,8 +242,8 @@ def test_an_extension_that_cannot_be_used_is_announced_in_one_line(tmp_path, cap
 def test_an_extension_of_older_sources_is_not_used(monkeypatch, caplog) -> None:
     if extension.obstacle is not None:
         pytest.skip(f"no compiled operators: {extension.obstacle}")
-    monkeypatch.setattr(extension, "OPERATORS", ("attend", "one_of_tomorrow"))
-    expected = "built from other sources: they lack one_of_tomorrow; install again"
+    monkeypatch.setattr(extension, "OPERATORS", {"attend": 7, "weights": 6, "one_of_tomorrow": 1})
+    expected = "built from other sources: they differ in attend, one_of_tomorrow; install again"
     assert extension.load() == expected
     assert caplog.messages == [f"the compiled operators are not used: {expected}"]
 
@@ -263,6 +301,14 @@ def test_misfitting_shapes_are_named() -> None:
             [Rows(rows, rows, torch.arange(2))],
             torch.ones(2, 3, 4, dtype=torch.bool),
         )
+    for bias, message in (
+        (torch.zeros(2, 2, 4), r"bias: expected \[2, 2, 5\], got \(2, 2, 4\)"),
+        (torch.zeros(2, 2, 5).double(), "bias: expected dtype torch.float32, got torch.float64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reference.attend(
+                torch.randn(2, 3, 2, 4), [Rows(rows, rows, torch.arange(2))], None, bias=bias
+            )
     with pytest.raises(ValueError, match=r"key_weight: expected 3 x 4 rows.*got \(10, 7\)"):
         expand(torch.randn(5, 3, 4), torch.randn(10, 7))
     with pytest.raises(ValueError, match=r"value_weight: expected a multiple of 3 heads"):

@@ -210,6 +210,12 @@ inline bool sees(const AttendParams& params, int64_t group, int64_t m, int64_t i
   return params.visible[group * params.visible_group + beam * params.visible_beam + index];
 }
 
+// The bias of a head of a sentence, [U]; there must be one.
+template <typename A>
+const A* bias_of(const AttendParams& params, int64_t group, int64_t head) {
+  return static_cast<const A*>(params.bias) + group * params.bias_group + head * params.bias_head;
+}
+
 // A partial result: the attention of a sentence to one range.
 template <typename A>
 struct Partial {

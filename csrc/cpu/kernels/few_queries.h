@@ -79,6 +79,7 @@ class FewQueries {
     for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) {
       A* scores = scores_ + i * kBlock;
       std::fill(scores + count, scores + kBlock, minus_infinity<A>());
+      if (params_.bias != nullptr) add_bias(row, count, i, scores);
       if (rows.by_all) continue;
       for (int64_t t = 0; t < count; ++t) {
         if (!sees(params_, group_, i % queries_, row[t].index)) scores[t] = minus_infinity<A>();
@@ -146,6 +147,14 @@ class FewQueries {
     }
     A* scores = scores_ + (k * queries_ + m) * kBlock + t;
     for (int64_t q = 0; q < kQueries; ++q) store_sums(products[q], scores + q * kBlock);
+  }
+
+  // Adds the bias to the scores of query i, counted over all key heads.
+  void add_bias(const Row<T>* row, int64_t count, int64_t i, A* scores) const {
+    const int64_t sharing = params_.sizes.heads / params_.sizes.key_heads;
+    const int64_t head = i / queries_ * sharing + i % queries_ % sharing;
+    const A* bias = bias_of<A>(params_, group_, head);
+    for (int64_t t = 0; t < count; ++t) scores[t] += bias[row[t].index];
   }
 
   // Turns the scores of one query into exp(score - maximum) and updates its maximum and sum;

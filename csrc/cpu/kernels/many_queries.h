@@ -169,6 +169,7 @@ class ManyQueries {
       Ahead<T> ahead(at(t + kTile), at(t + 2 * kTile), k, width, same_ ? 0 : value_width);
       score(keys, t, packed_ + k * lanes_ * width, ahead);
     }
+    if (params_.bias != nullptr) add_bias(row, count, k);
     if (!rows.by_all) hide(row, count);
     soften(count, partial.maximum + k * layout_.query_stride,
            partial.sum + k * layout_.query_stride);
@@ -264,6 +265,20 @@ class ManyQueries {
       for (int64_t m = kTile; m < layout_.query_stride; m += kTile) {
         Tile::template multiply<Tile::kByColumn, 1>(panel, product(m, panel_, panel),
                                                     [](int64_t, const auto&) {});
+      }
+    }
+  }
+
+  // Adds the bias to the scores of the queries of key head k.
+  void add_bias(const Row<T>* row, int64_t count, int64_t k) {
+    const int64_t queries = queries_per_key_head(params_.sizes);
+    const int64_t sharing = params_.sizes.heads / params_.sizes.key_heads;
+    for (int64_t head = 0; head < sharing; ++head) {
+      const A* bias = bias_of<A>(params_, group_, k * sharing + head);
+      for (int64_t t = 0; t < count; ++t) {
+        const A added = bias[row[t].index];
+        A* scores = scores_ + t * layout_.query_stride;
+        for (int64_t m = head; m < queries; m += sharing) scores[m] += added;
       }
     }
   }

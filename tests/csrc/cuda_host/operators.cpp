@@ -15,9 +15,9 @@
 #define CUDA CPU
 #define el_attention el_attention_host
 
-#include "../../csrc/cuda/attend.cpp"
-#include "../../csrc/cuda/candidates.cpp"
-#include "../../csrc/cuda/ngrams.cpp"
+#include "../../../csrc/cuda/attend.cpp"
+#include "../../../csrc/cuda/candidates.cpp"
+#include "../../../csrc/cuda/ngrams.cpp"
 
 namespace el_attention::cuda {
 namespace {
@@ -83,6 +83,12 @@ void check_launch(Stream stream, int64_t size) {
   TORCH_CHECK(c10::cuda::CUDAGuard::current == 1, "no device guard");
 }
 
+// The bias of a row, or 0.
+double bias_of(const Rows& rows, Dtype dtype, int64_t group, int64_t head, int64_t row) {
+  if (rows.bias == nullptr) return 0;
+  return Array(rows.bias, wide(dtype))[group * rows.bias_group + head * rows.bias_head + row];
+}
+
 // Calls f(row, piece, its row in the piece, column of the sentence) for the rows that a beam sees.
 template <typename F>
 void each_seen(const Rows& rows, int64_t group, int64_t beam, F f) {
@@ -137,13 +143,14 @@ void launch_attend(const AttendPlan&, const AttendParams& params, Dtype dtype, v
   const Sizes& sizes = params.sizes;
   const Array query(params.query, dtype), context(params.context, dtype);
   const Array lse(params.lse, wide(dtype));
-  each_query(sizes, [&](int64_t group, int64_t beam, int64_t, int64_t key_head, int64_t q) {
+  each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t key_head, int64_t q) {
     double sum = 0;
     std::vector<double> mean(sizes.value_width, 0.0);
-    each_seen(params.rows, group, beam, [&](int64_t, const Piece& piece, int64_t r, int64_t c) {
+    each_seen(params.rows, group, beam, [&](int64_t u, const Piece& piece, int64_t r, int64_t c) {
       const Array keys(piece.keys, dtype), values(piece.values, dtype);
       const double weight =
-          std::exp(score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)));
+          std::exp(score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)) +
+                   bias_of(params.rows, dtype, group, head, u));
       sum += weight;
       const int64_t value = position(piece.value, r, c, key_head);
       for (int64_t v = 0; v < sizes.value_width; ++v) mean[v] += weight * values[value + v];
@@ -160,11 +167,12 @@ void launch_weights(const WeightsParams& params, Dtype dtype, const Device&, Str
   const Sizes& sizes = params.sizes;
   const Array query(params.query, dtype), lse(params.lse, wide(dtype));
   const Array weights(params.weights, wide(dtype));
-  each_query(sizes, [&](int64_t group, int64_t beam, int64_t, int64_t key_head, int64_t q) {
+  each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t key_head, int64_t q) {
     for (int64_t u = 0; u < sizes.rows; ++u) weights.set(q * sizes.rows + u, 0.0);
     each_seen(params.rows, group, beam, [&](int64_t u, const Piece& piece, int64_t r, int64_t c) {
       const Array keys(piece.keys, dtype);
-      const double score = score_of(sizes, query, q, keys, position(piece.key, r, c, key_head));
+      const double score = score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)) +
+                           bias_of(params.rows, dtype, group, head, u);
       weights.set(q * sizes.rows + u, std::exp(score - lse[q]));
     });
   });

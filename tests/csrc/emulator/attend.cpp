@@ -2,8 +2,8 @@
 //
 // operator=attend | weights | block_ngrams. For attend: kernel=expanded_query | simt | best, and
 // splits, 0 for the launcher's choice; the plan goes to the output `plan`.
-#include "../../csrc/cuda/device.cu"
-#include "../../csrc/cuda/launch.cu"
+#include "../../../csrc/cuda/device.cu"
+#include "../../../csrc/cuda/launch.cu"
 #include "driver.h"
 
 using namespace el_attention;
@@ -48,6 +48,11 @@ Rows rows_of(Driver& driver, Dtype dtype, bool with_values) {
     rows.visible = driver.input<bool>("visible");
     rows.visible_group = driver.integer("visible_group");
     rows.visible_beam = driver.integer("visible_beam");
+  }
+  if (driver.has("bias")) {
+    rows.bias = array_of(driver, "bias", dtype == Dtype::kFloat64 ? dtype : Dtype::kFloat32);
+    rows.bias_group = driver.integer("bias_group");
+    rows.bias_head = driver.integer("bias_head");
   }
   return rows;
 }

@@ -1,8 +1,8 @@
 // Runs the kernels of a search through their launcher, csrc/cuda/launch_candidates.cu.
 //
 // operator=log_sum_exp | top_candidates.
-#include "../../csrc/cuda/device.cu"
-#include "../../csrc/cuda/launch_candidates.cu"
+#include "../../../csrc/cuda/device.cu"
+#include "../../../csrc/cuda/launch_candidates.cu"
 #include "driver.h"
 
 using namespace el_attention;

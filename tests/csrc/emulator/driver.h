@@ -20,9 +20,9 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cuda/params.h"
-#include "../../csrc/cuda/primitives.cuh"
-#include "../../csrc/cuda/runtime.cuh"
+#include "../../../csrc/cuda/params.h"
+#include "../../../csrc/cuda/primitives.cuh"
+#include "../../../csrc/cuda/runtime.cuh"
 
 namespace el_attention::testing {
 
