@@ -21,6 +21,7 @@ class DecodingCache(Cache):
         spec: of the decoder.
         beam: sequences of each sentence.
         decoding: the states, once the first tokens have been processed.
+        next_positions: int64 [N], of the next tokens; None where `advance` counts.
     """
 
     def __init__(
@@ -44,6 +45,9 @@ class DecodingCache(Cache):
         self.spec = spec
         self.beam = beam
         self.decoding: Decoding | None = None
+        self.next_positions: Tensor | None = None
+        assert spec.output is not None
+        self._output = spec.output
         self._planner = planner
         self._source = source
         self._is_returned = is_returned
@@ -60,8 +64,9 @@ class DecodingCache(Cache):
             is_padding: bool [N, n], at the first call; or None.
 
         Returns:
-            [N, C'], the hidden states of the last tokens.
+            [N, V], the logits after the last tokens.
         """
+        self.next_positions = None if positions is None else positions[:, -1] + 1
         if self.decoding is None:
             self.decoding = Decoding(
                 self.spec,
@@ -78,7 +83,7 @@ class DecodingCache(Cache):
                     None if is_padding is None else is_padding[:: self.beam],
                     None if positions is None else positions[:: self.beam],
                 )
-                return hidden[:, -1].repeat_interleave(self.beam, 0)
+                return self._output(hidden[:, -1]).repeat_interleave(self.beam, 0)
         for index in range(tokens.size(1)):
             hidden = self.decoding.step(
                 tokens[:, index],
@@ -86,7 +91,12 @@ class DecodingCache(Cache):
                 None if is_padding is None else is_padding[:, index],
             ).hidden
             self._length += 1
-        return hidden
+        return self._output(hidden)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, V."""
+        return self._output.projection.outputs
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Returns the number of tokens of every sequence so far, padding included."""
@@ -96,10 +106,12 @@ class DecodingCache(Cache):
         """Follows the beams; copies no state.
 
         Args:
-            beam_idx: integers [N], the old sequence of each new one.
+            beam_idx: integers [N'], the old sequence of each new one; sentences may be left out.
         """
         assert self.decoding is not None
         self.decoding.reorder(beam_idx.to(torch.int64))
+        if self.next_positions is not None:
+            self.next_positions = self.next_positions[beam_idx]
 
     @property
     def self_attention_cache(self) -> DynamicCache:

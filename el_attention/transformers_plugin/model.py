@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.generation.configuration_utils import GenerationConfig, GenerationMode
+from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.utils import ModelOutput
 
 from el_attention.attention import Planner
@@ -16,9 +18,11 @@ from el_attention.cost import Architecture, Stack
 from el_attention.decoder import DecoderSpec
 from el_attention.specialize import Specialized
 from el_attention.state import Source
+from el_attention.transformers_plugin.beam_search import BeamSearch, rules_of, stop_by_row
 from el_attention.transformers_plugin.cache import DecodingCache
 from el_attention.transformers_plugin.families import family_of
 from el_attention.transformers_plugin.family import Family
+from el_attention.transformers_plugin.processors import Processors
 from el_attention.transformers_plugin.served import (
     ARGUMENTS,
     shares_encoder_output,
@@ -36,7 +40,8 @@ logger = logging.getLogger(__name__)
 class ELModel(Specialized, _Model):
     """Keeps one encoder output, one prompt and one tree of states for all beams of a sentence.
 
-    The searches are those of Transformers.
+    Greedy search and sampling are those of Transformers; beam search is `BeamSearch`, but where
+    what it leaves out is to be returned.
 
     Attributes:
         el_plan: the plan that was asked for.
@@ -117,6 +122,39 @@ class ELModel(Specialized, _Model):
             model_kwargs.update(repeated)
         return result
 
+    def _beam_search(
+        self,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        *args: Any,
+        **model_kwargs: Any,
+    ) -> Any:
+        cache = next((x for x in model_kwargs.values() if isinstance(x, DecodingCache)), None)
+        rules = None if cache is None else rules_of(generation_config, cache.vocab_size)
+        if cache is None or rules is None:
+            return super()._beam_search(
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                *args,
+                **model_kwargs,
+            )
+        processors = Processors(logits_processor)
+        prefix = "decoder_" if self.config.is_encoder_decoder else ""
+        has_positions = model_kwargs.get(f"{prefix}position_ids") is not None
+        search = BeamSearch(
+            _Continuation(self, cache, has_positions),
+            rules,
+            processors,
+            stopping_criteria,
+            input_ids,
+            leaves_out=processors.by_row and stop_by_row(stopping_criteria),
+        )
+        return search.run(self._prefill(input_ids, generation_config, model_kwargs).logits[:, -1])
+
     def _el_cache(
         self, config: GenerationConfig, arguments: dict[str, Any], beam: int
     ) -> DecodingCache | str:
@@ -153,7 +191,7 @@ class ELModel(Specialized, _Model):
             ValueError: if it is given what the run was not begun with.
         """
         family = family_of(self)
-        assert family is not None and cache.spec.output is not None
+        assert family is not None
         tokens_name = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
         known = (tokens_name, cache_name, *ARGUMENTS)
         odd = [name for name, value in kwargs.items() if name not in known and value]
@@ -164,8 +202,8 @@ class ELModel(Specialized, _Model):
             )
         tokens = kwargs[tokens_name]
         with torch.no_grad():
-            hidden = cache.advance(tokens, *self._el_places(family, cache, tokens, kwargs))
-            logits = cache.spec.output(hidden).unsqueeze(1)
+            places = self._el_places(family, cache, tokens, kwargs)
+            logits = cache.advance(tokens, *places).unsqueeze(1)
         encoder_outputs = kwargs.get("encoder_outputs")
         more = {} if encoder_outputs is None else {"encoder_last_hidden_state": encoder_outputs[0]}
         return family.output(logits=logits, **{cache_name: cache}, **more)
@@ -195,6 +233,35 @@ class ELModel(Specialized, _Model):
         if positions is None and is_padding is not None:
             positions = torch.arange(past, past + tokens.size(1), device=tokens.device)
         return None if positions is None else positions.expand(tokens.shape), is_padding
+
+
+class _Continuation:
+    """Continues the sequences of a run by single tokens."""
+
+    def __init__(self, model: ELModel, cache: DecodingCache, has_positions: bool) -> None:
+        """Goes on after the prompt.
+
+        Args:
+            model: of the run.
+            cache: of the run.
+            has_positions: whether the prompt came with positions, which just go on.
+        """
+        self._model = model
+        self._cache = cache
+        self._family = None if has_positions else family_of(model)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Returns the logits [N, V] after the newest tokens, int64 [N]."""
+        newest, cache, positions = tokens.unsqueeze(1), self._cache, None
+        if self._family is not None:
+            positions = self._family.positions(self._model, newest, cache.get_seq_length())
+        if positions is None and cache.next_positions is not None:
+            positions = cache.next_positions.unsqueeze(1)
+        return cache.advance(newest, positions)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Goes on with the sequences `rows`, int64 [N']."""
+        self._cache.reorder_cache(rows)
 
 
 def _architecture(model: ELModel, family: Family, spec: DecoderSpec) -> Architecture:
