@@ -17,6 +17,7 @@ from transformers import PreTrainedModel  # noqa: E402
 from transformers.generation import GenerationMixin  # noqa: E402
 from transformers.modeling_outputs import CausalLMOutput  # noqa: E402
 
+import el_attention  # noqa: E402
 from el_attention.transformers_plugin import beam_search  # noqa: E402
 from el_attention.transformers_plugin.beam_search import (  # noqa: E402
     BeamSearch,
@@ -24,6 +25,7 @@ from el_attention.transformers_plugin.beam_search import (  # noqa: E402
     stop_by_row,
 )
 from el_attention.transformers_plugin.processors import Processors  # noqa: E402
+from transformers_models import MODELS, build, inputs  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     int(transformers.__version__.split(".")[0]) < 5, reason="of Transformers 5"
@@ -196,6 +198,35 @@ def test_log_probabilities_are_not_computed_where_nothing_asks(monkeypatch) -> N
     monkeypatch.setattr(Processors, "__call__", refuse)
     _, mine, _ = both(no_repeat_ngram_size=2, min_length=4)
     assert torch.equal(expected, mine)
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_converted_models_search_so(name, early, monkeypatch) -> None:
+    model = build(name)
+    options = {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "max_new_tokens": 15,
+        "no_repeat_ngram_size": 2,
+        "early_stopping": early,
+    }
+    arguments = inputs(model, (7, 2, 5, 3))
+    expected = model.generate(**arguments, **options)
+    taken = []
+    run = BeamSearch.run
+    monkeypatch.setattr(BeamSearch, "run", lambda *args: taken.append(1) or run(*args))
+    assert torch.equal(expected, el_attention.convert(model).generate(**arguments, **options))
+    assert taken
+
+
+def test_positions_that_are_given_go_on() -> None:
+    model = build("gpt2")
+    arguments = inputs(model)
+    arguments["position_ids"] = torch.arange(7).expand(3, 7) + torch.tensor([[3], [0], [5]])
+    expected = model.generate(**arguments, num_beams=3, max_new_tokens=8)
+    found = el_attention.convert(model).generate(**arguments, num_beams=3, max_new_tokens=8)
+    assert torch.equal(expected, found)
 
 
 @settings(max_examples=150, deadline=None)
