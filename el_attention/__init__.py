@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert", "fairseq_error"]
+__all__ = ["__version__", "convert", "fairseq_error", "generate_many"]
 
 
 class _Path(list[str]):
@@ -67,3 +67,16 @@ def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -
     if fairseq_error is not None:
         raise ImportError(f"el_attention.convert needs fairseq: {fairseq_error}") from fairseq_error
     return fairseq_plugin.convert(target, plan, memory_budget)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs Transformers when it is asked for.
+
+    Raises:
+        AttributeError: if there is no such name.
+    """
+    if name == "generate_many":
+        from el_attention.transformers_plugin import generate_many
+
+        return generate_many
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

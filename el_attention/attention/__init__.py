@@ -1,6 +1,12 @@
 """Multi-head attention over shared states, by either of two exact plans."""
 
-from el_attention.attention.planner import EXPECTED_TOKENS, PLAN_CHOICES, Choice, Planner
+from el_attention.attention.planner import (
+    EXPECTED_TOKENS,
+    PLAN_CHOICES,
+    Choice,
+    Planner,
+    system_for,
+)
 from el_attention.attention.plans import (
     PLANS,
     ExpandedQuery,
@@ -25,4 +31,5 @@ __all__ = [
     "SharedProjection",
     "Sink",
     "rates_of",
+    "system_for",
 ]

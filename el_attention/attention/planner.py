@@ -8,7 +8,17 @@ import torch
 
 from el_attention.attention.plans import PLANS, ExpandedQuery, Plan, SharedProjection
 from el_attention.attention.rates import rates_of
-from el_attention.cost import SELF, SOURCE, Architecture, Candidate, Workload, best, candidates
+from el_attention.cost import (
+    SELF,
+    SOURCE,
+    Architecture,
+    Candidate,
+    System,
+    Workload,
+    best,
+    candidates,
+    system_of,
+)
 from el_attention.robust.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
@@ -102,6 +112,24 @@ class Planner:
                 f"{in_units(rejected.needed_bytes)}; {in_units(available)} available",
             )
         return choices
+
+
+def system_for(
+    name: str, arch: Architecture, load: Workload, device: torch.device, budget: float
+) -> System:
+    """Returns this package with the plans that it takes for a generation, for formulas.
+
+    Args:
+        name: one of `PLAN_CHOICES`.
+        arch: the model.
+        load: what is generated.
+        device: where it runs.
+        budget: bytes for states and temporaries, for "auto".
+    """
+    known, rates = rates_of(device, getattr(torch, load.dtype))
+    if name == "auto":
+        return system_of(best(candidates(arch, load, known, rates), budget).expanded, known)
+    return system_of(dict.fromkeys((SELF, SOURCE), name == ExpandedQuery.name), known)
 
 
 def _plan(expanded: bool) -> Plan:

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from fairseq.data import BaseWrapperDataset, FairseqDataset
 
-from el_attention.attention import rates_of
-from el_attention.cost import (
-    FRAGMENTATION,
-    SELF,
-    SOURCE,
-    Architecture,
-    Workload,
-    best,
-    candidates,
-    largest_batch_in,
-    system_of,
-)
+from el_attention.attention import system_for
+from el_attention.cost import FRAGMENTATION, Architecture, Workload, largest_batch_in
 from el_attention.fairseq_plugin.architecture import architecture_of
 from el_attention.fairseq_plugin.conversion import reason_against
 from el_attention.robust.memory import free_bytes, in_units
@@ -69,7 +59,8 @@ class BatchSizes:
     def _largest(self, length: int) -> int:
         """Sentences of a batch whose longest source has `length` tokens; at least one."""
         load = self.load(length, TYPICAL_BATCH)
-        return max(1, largest_batch_in(self._arch, self._system(load), load, self._budget))
+        system = system_for(self._plan, self._arch, load, self._device, self._budget)
+        return max(1, largest_batch_in(self._arch, system, load, self._budget))
 
     def load(self, length: int, batch: int) -> Workload:
         """What is generated for sources of `length` tokens, at most."""
@@ -88,13 +79,6 @@ class BatchSizes:
             f"batches by memory: {self.largest(length)} sentences of {length} tokens in "
             f"{in_units(self._budget)}, beam {self._options.beam}"
         )
-
-    def _system(self, load: Workload) -> Any:
-        device, rates = rates_of(self._device, self._dtype)
-        expanded: Mapping[str, bool] = dict.fromkeys((SELF, SOURCE), self._plan == "expanded-query")
-        if self._plan == "auto":
-            expanded = best(candidates(self._arch, load, device, rates), self._budget).expanded
-        return system_of(expanded, device)
 
 
 class DatasetByMemory(BaseWrapperDataset):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import enum
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +15,12 @@ from torch import nn
 
 import el_attention
 from el_attention.ops import extension
-from el_attention.robust.description import digest, module_settings, weights_digest
+from el_attention.robust.description import (
+    as_text,
+    digest,
+    module_settings,
+    weights_digest,
+)
 from el_attention.specialize import Specialized
 
 # Options that may be others where a run is continued, by name, whatever group they are in. All
@@ -107,7 +110,7 @@ def run_settings(
             settings[f"weights of {name}"] = weights_digest([value])
             settings |= _model_settings(name, value)
         else:
-            settings[f"generation.{name}"] = _text(f"generation.{name}", value)
+            settings[f"generation.{name}"] = as_text(f"--journal: generation.{name}", value)
     return settings
 
 
@@ -133,7 +136,7 @@ def _flat(prefix: str, options: Any) -> Iterator[tuple[str, str]]:
         if _mapping(value) is not None:
             yield from _flat(f"{prefix}{name}.", value)
         else:
-            yield f"{prefix}{name}", _text(f"{prefix}{name}", value)
+            yield f"{prefix}{name}", as_text(f"--journal: {prefix}{name}", value)
 
 
 def _mapping(options: Any) -> Mapping[str, Any] | None:
@@ -144,21 +147,6 @@ def _mapping(options: Any) -> Mapping[str, Any] | None:
     if is_object and not isinstance(options, type):
         options = vars(options)
     return options if isinstance(options, Mapping) else None
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, (type(None), bool, int, float, str)):
-        return str(value)
-    try:
-        return json.dumps(value)
-    except (TypeError, ValueError):  # there are other things in it
-        pass
-    try:
-        return digest(value)
-    except ValueError as error:
-        raise ValueError(f"--journal: {name}: {error}") from error
 
 
 def _dictionary(task: Any, name: str) -> Dictionary | None:

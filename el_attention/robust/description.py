@@ -39,6 +39,30 @@ def describe(value: Any) -> Any:
         raise ValueError(f"expected fewer levels in a {type(value).__name__}") from error
 
 
+def as_text(name: str, value: Any) -> str:
+    """Writes a setting for people, or its digest if it is none that they can read.
+
+    Args:
+        name: of the setting, for messages.
+        value: any.
+
+    Raises:
+        ValueError: if there is something in `value` that cannot be told apart in another run.
+    """
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if type(value) in _SCALARS:
+        return str(value)
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError):  # there are other things in it
+        pass
+    try:
+        return digest(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def weights_digest(models: Iterable[nn.Module]) -> str:
     """A digest of all parameters and buffers: names, shapes, dtypes and values.
 

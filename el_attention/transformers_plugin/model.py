@@ -174,7 +174,7 @@ class ELModel(Specialized, _Model):
         limit, longest = spec.embedding.limit, config.max_length
         if limit is not None and (longest is None or longest - 1 > limit):
             return f"sequences of {longest} tokens may be longer than its {limit} positions"
-        planner = Planner(self.el_plan, _architecture(self, family, spec), self.el_memory_budget)
+        planner = Planner(self.el_plan, architecture_of(self, family, spec), self.el_memory_budget)
         is_returned = bool(config.return_dict_in_generate)
         return DecodingCache(spec, planner, beam, source, is_returned)
 
@@ -264,7 +264,8 @@ class _Continuation:
         self._cache.reorder_cache(rows)
 
 
-def _architecture(model: ELModel, family: Family, spec: DecoderSpec) -> Architecture:
+def architecture_of(model: Any, family: Family, spec: DecoderSpec) -> Architecture:
+    """Returns the shapes of a model of a family; those of its first layer stand for all."""
     layer = spec.layers[0]
     decoder = Stack(
         layers=len(spec.layers),

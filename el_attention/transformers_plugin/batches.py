@@ -1,0 +1,144 @@
+"""Batches of texts, as large as memory allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from el_attention.attention import system_for
+from el_attention.cost import (
+    FRAGMENTATION,
+    Architecture,
+    System,
+    Workload,
+    largest_fitting,
+    memory_of,
+)
+from el_attention.robust.memory import free_bytes, in_units
+from el_attention.state import capacity
+from el_attention.transformers_plugin.families import family_of
+from el_attention.transformers_plugin.model import ELModel, architecture_of
+from el_attention.transformers_plugin.options import Options
+from el_attention.transformers_plugin.served import unserved_model
+
+logger = logging.getLogger(__name__)
+
+# A batch for which the plans are chosen that batches are made for.
+TYPICAL_BATCH = 32
+# Transformers 5, cache_utils.py and generation/utils.py: encoder outputs, keys and values of each
+# beam; torch.cat appends to those of the target; all are reordered at every step.
+STOCK = System(
+    "Transformers",
+    per_beam=True,
+    source_reorder=2,
+    self_append=2,
+    self_reorder=2,
+    outputs=1,
+    fused=True,
+    encoder_fused=True,
+)
+
+
+class Batches:
+    """Cuts texts into batches."""
+
+    def __init__(
+        self, model: Any, options: Options, batch_size: int | None, budget: int | None
+    ) -> None:
+        """Takes what does not depend on the texts.
+
+        Args:
+            model: that generates.
+            options: of the generation.
+            batch_size: texts of a batch, at most; None for what the memory holds.
+            budget: bytes for states and temporaries; None for the model's own, or what is free now.
+
+        Raises:
+            ValueError: if no formula for the memory is known, and no `batch_size`.
+        """
+        self._options, self._most = options, batch_size
+        self._dtype = str(model.dtype).removeprefix("torch.")
+        self._device = model.device
+        self._arch = _architecture(model)
+        if self._arch is None and batch_size is None and options.apart is None:
+            raise ValueError(
+                f"generate_many: expected a batch_size, because no formula is known for the memory "
+                f"of this {type(model).__name__}"
+            )
+        self._plan: str | None = None
+        if isinstance(model, ELModel) and unserved_model(model) is None:
+            self._plan = model.el_plan
+            budget = model.el_memory_budget if budget is None else budget
+        if budget is None:
+            budget = int(free_bytes(self._device) * (1 - FRAGMENTATION))
+        self._budget = budget
+        self.largest = cache(self._largest)
+
+    def of(self, lengths: Mapping[int, int]) -> Iterator[list[int]]:
+        """Yields batches of texts, the longest texts first.
+
+        Args:
+            lengths: tokens of each text, by its place.
+        """
+        batch: list[int] = []
+        for place in sorted(lengths, key=lambda place: (-lengths[place], place)):
+            if batch and not self._may_join(len(batch), lengths[batch[0]], lengths[place]):
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _may_join(self, size: int, longest: int, length: int) -> bool:
+        if self._options.one_length is not None and length != longest:
+            return False
+        return size < self.largest(longest)
+
+    def _largest(self, length: int) -> int:
+        """Texts of a batch whose longest has `length` tokens; at least one."""
+        if self._options.apart is not None:
+            return 1
+        if self._arch is None:
+            assert self._most is not None
+            return self._most
+        fitting = max(1, largest_fitting(lambda batch: self._needed(length, batch) <= self._budget))
+        logger.info(
+            f"batches by memory: {fitting} texts of {length} tokens in {in_units(self._budget)}, "
+            f"beam {self._options.beam}"
+        )
+        return fitting if self._most is None else min(fitting, self._most)
+
+    def _needed(self, length: int, batch: int) -> float:
+        """Bytes that a batch needs beside the weights."""
+        assert self._arch is not None
+        load = self._load(length, batch)
+        memory = memory_of(self._arch, self._system(length), load)
+        scores = 4 * load.rows * self._arch.vocabulary * load.last_end
+        return memory.peak - memory.weights + scores * self._options.keeps_scores
+
+    def _load(self, length: int, batch: int) -> Workload:
+        assert self._arch is not None
+        beam = self._options.beam
+        prompt = self._options.decoder_prompt
+        new = max(1, self._options.new_tokens(length if self._arch.encoder is None else prompt))
+        # Beams that share no ancestors, and rows that are reserved ahead.
+        tokens = -(-capacity(new * beam, beam) // beam)
+        return Workload(self._dtype, batch, beam, length, tokens, tokens)
+
+    def _system(self, length: int) -> System:
+        assert self._arch is not None
+        if self._plan is None:
+            return STOCK
+        load = self._load(length, TYPICAL_BATCH)
+        return system_for(self._plan, self._arch, load, self._device, self._budget)
+
+
+def _architecture(model: Any) -> Architecture | None:
+    """Returns the shapes of a model, converted or not; None where they are not known."""
+    family = family_of(model)
+    if family is None or family.unsupported(model) is not None:
+        return None
+    spec = family.describe(model, has_source=model.config.is_encoder_decoder)
+    return architecture_of(model, family, spec)
