@@ -1,11 +1,23 @@
 """Multi-head attention over shared states, by either of two exact plans."""
 
+from el_attention.attention.candidates import (
+    SELF,
+    SOURCE,
+    Candidate,
+    best,
+    candidate,
+    candidates,
+    largest_batch_in,
+    largest_fitting,
+    plans_of,
+    ranges,
+)
 from el_attention.attention.planner import (
     EXPECTED_TOKENS,
     PLAN_CHOICES,
     Choice,
     Planner,
-    system_for,
+    plans_for,
 )
 from el_attention.attention.plans import (
     PLANS,
@@ -16,12 +28,17 @@ from el_attention.attention.plans import (
     SharedProjection,
     Sink,
 )
-from el_attention.attention.rates import rates_of
+from el_attention.attention.rates import FITTED, MEASURED, rates_of
 
 __all__ = [
     "EXPECTED_TOKENS",
+    "FITTED",
+    "MEASURED",
     "PLANS",
     "PLAN_CHOICES",
+    "SELF",
+    "SOURCE",
+    "Candidate",
     "Choice",
     "ExpandedQuery",
     "Plan",
@@ -30,6 +47,13 @@ __all__ = [
     "Result",
     "SharedProjection",
     "Sink",
+    "best",
+    "candidate",
+    "candidates",
+    "largest_batch_in",
+    "largest_fitting",
+    "plans_for",
+    "plans_of",
+    "ranges",
     "rates_of",
-    "system_for",
 ]

@@ -6,19 +6,10 @@ from typing import NamedTuple
 
 import torch
 
+from el_attention.attention.candidates import SELF, SOURCE, Candidate, best, candidates, plans_of
 from el_attention.attention.plans import PLANS, ExpandedQuery, Plan, SharedProjection
 from el_attention.attention.rates import rates_of
-from el_attention.cost import (
-    SELF,
-    SOURCE,
-    Architecture,
-    Candidate,
-    System,
-    Workload,
-    best,
-    candidates,
-    system_of,
-)
+from el_attention.cost import Architecture, Plans, Workload
 from el_attention.robust.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
@@ -114,10 +105,10 @@ class Planner:
         return choices
 
 
-def system_for(
+def plans_for(
     name: str, arch: Architecture, load: Workload, device: torch.device, budget: float
-) -> System:
-    """Returns this package with the plans that it takes for a generation, for formulas.
+) -> Plans:
+    """Returns the plans that a generation takes, for the formulas of `cost/`.
 
     Args:
         name: one of `PLAN_CHOICES`.
@@ -128,8 +119,8 @@ def system_for(
     """
     known, rates = rates_of(device, getattr(torch, load.dtype))
     if name == "auto":
-        return system_of(best(candidates(arch, load, known, rates), budget).expanded, known)
-    return system_of(dict.fromkeys((SELF, SOURCE), name == ExpandedQuery.name), known)
+        return plans_of(best(candidates(arch, load, known, rates), budget).expanded, known)
+    return plans_of(dict.fromkeys((SELF, SOURCE), name == ExpandedQuery.name), known)
 
 
 def _plan(expanded: bool) -> Plan:

@@ -10,26 +10,20 @@ from dataclasses import replace
 import torch
 
 import el_attention
-from el_attention.attention import rates_of
-from el_attention.cost import (
-    ARCHITECTURES,
-    DEVICES,
+from el_attention.attention import (
     FITTED,
     MEASURED,
     SELF,
     SOURCE,
-    Architecture,
     Candidate,
-    Device,
-    Rates,
-    Workload,
     best,
     candidates,
     largest_batch_in,
+    plans_of,
     ranges,
-    system_of,
-    usable,
+    rates_of,
 )
+from el_attention.cost import ARCHITECTURES, DEVICES, Architecture, Device, Rates, Workload, usable
 from el_attention.robust.memory import bytes_of, free_bytes, in_units
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -136,7 +130,7 @@ def report(
     yield "| plans | states | needed | largest batch | ms per step | samples/s |"
     yield "|---|---:|---:|---:|---:|---:|"
     for candidate in found:
-        largest = largest_batch_in(arch, system_of(candidate.expanded, device), load, available)
+        largest = largest_batch_in(arch, plans_of(candidate.expanded, device), load, available)
         cells = [
             plans(candidate) + (" (chosen)" if candidate is chosen else ""),
             in_units(candidate.state_bytes),
@@ -148,7 +142,7 @@ def report(
         yield f"| {' | '.join(cells)} |"
     yield ""
     largest = max(
-        largest_batch_in(arch, system_of(candidate.expanded, device), load, available)
+        largest_batch_in(arch, plans_of(candidate.expanded, device), load, available)
         for candidate in found
     )
     batches = [2**power for power in range(max(1, largest).bit_length())]

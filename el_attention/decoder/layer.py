@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from el_attention.attention import Plan, Projections
-from el_attention.cost import SELF, SOURCE
+from el_attention.attention import SELF, SOURCE, Plan, Projections
 from el_attention.decoder.prefill import causal_attention
 from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm
 from el_attention.state import Payload, RowCache, States

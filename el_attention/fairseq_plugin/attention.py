@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from el_attention import plain
-from el_attention.attention import Planner
-from el_attention.cost import SELF, SOURCE
+from el_attention.attention import SELF, SOURCE, Planner
 from el_attention.fairseq_plugin.attention_step import AttentionStep, shown
 from el_attention.fairseq_plugin.decoding import DecodingState
 from el_attention.ops import can_run

@@ -9,8 +9,8 @@ from typing import Any
 
 from fairseq.data import BaseWrapperDataset, FairseqDataset
 
-from el_attention.attention import system_for
-from el_attention.cost import FRAGMENTATION, Architecture, Workload, largest_batch_in
+from el_attention.attention import largest_batch_in, plans_for
+from el_attention.cost import FRAGMENTATION, Architecture, Workload
 from el_attention.fairseq_plugin.architecture import architecture_of
 from el_attention.fairseq_plugin.conversion import reason_against
 from el_attention.robust.memory import free_bytes, in_units
@@ -59,8 +59,8 @@ class BatchSizes:
     def _largest(self, length: int) -> int:
         """Sentences of a batch whose longest source has `length` tokens; at least one."""
         load = self.load(length, TYPICAL_BATCH)
-        system = system_for(self._plan, self._arch, load, self._device, self._budget)
-        return max(1, largest_batch_in(self._arch, system, load, self._budget))
+        plans = plans_for(self._plan, self._arch, load, self._device, self._budget)
+        return max(1, largest_batch_in(self._arch, plans, load, self._budget))
 
     def load(self, length: int, batch: int) -> Workload:
         """What is generated for sources of `length` tokens, at most."""

@@ -12,8 +12,7 @@ from fairseq.models.transformer import TransformerDecoder, TransformerDecoderBas
 from fairseq.modules import LayerDropModuleList, MultiheadAttention
 from torch import Tensor
 
-from el_attention.attention import Planner
-from el_attention.cost import SELF
+from el_attention.attention import SELF, Planner
 from el_attention.decoder import Decoding
 from el_attention.fairseq_plugin.attention_step import acts
 from el_attention.fairseq_plugin.decoding import DecodingState, Prompt

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from el_attention.attention import system_for
-from el_attention.cost import (
-    FRAGMENTATION,
-    Architecture,
-    System,
-    Workload,
-    largest_fitting,
-    memory_of,
-)
+from el_attention.attention import largest_fitting, plans_for
+from el_attention.cost import FRAGMENTATION, Architecture, Memory, Plans, Workload, memory_of
 from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity
 from el_attention.transformers_plugin.families import family_of
@@ -27,18 +21,6 @@ logger = logging.getLogger(__name__)
 
 # A batch for which the plans are chosen that batches are made for.
 TYPICAL_BATCH = 32
-# Transformers 5, cache_utils.py and generation/utils.py: encoder outputs, keys and values of each
-# beam; torch.cat appends to those of the target; all are reordered at every step.
-STOCK = System(
-    "Transformers",
-    per_beam=True,
-    source_reorder=2,
-    self_append=2,
-    self_reorder=2,
-    outputs=1,
-    fused=True,
-    encoder_fused=True,
-)
 
 
 class Batches:
@@ -114,7 +96,12 @@ class Batches:
         """Bytes that a batch needs beside the weights."""
         assert self._arch is not None
         load = self._load(length, batch)
-        memory = memory_of(self._arch, self._system(length), load)
+        if self._plan is None:
+            memory = _stock_memory(self._arch, load)
+        else:
+            typical = self._load(length, TYPICAL_BATCH)
+            plans = plans_for(self._plan, self._arch, typical, self._device, self._budget)
+            memory = memory_of(self._arch, plans, load)
         scores = 4 * load.rows * self._arch.vocabulary * load.last_end
         return memory.peak - memory.weights + scores * self._options.keeps_scores
 
@@ -127,12 +114,16 @@ class Batches:
         tokens = -(-capacity(new * beam, beam) // beam)
         return Workload(self._dtype, batch, beam, length, tokens, tokens)
 
-    def _system(self, length: int) -> System:
-        assert self._arch is not None
-        if self._plan is None:
-            return STOCK
-        load = self._load(length, TYPICAL_BATCH)
-        return system_for(self._plan, self._arch, load, self._device, self._budget)
+
+def _stock_memory(arch: Architecture, load: Workload) -> Memory:
+    """Returns the memory that Transformers 5 needs: cache_utils.py, generation/utils.py."""
+    # Every beam has its own encoder output, keys and values, as a sentence of its own has here; one
+    # layer at a time is copied for a new order of beams.
+    apart = replace(load, batch=load.rows, beam=1)
+    memory = memory_of(arch, Plans(), apart)
+    layer = load.rows * load.source * arch.decoder.width * load.item
+    encoding = memory_of(arch, Plans(), load).encoding if arch.encoder else memory.encoding
+    return replace(memory, decoding=memory.decoding + layer, encoding=encoding)
 
 
 def _architecture(model: Any) -> Architecture | None:

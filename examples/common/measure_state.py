@@ -15,7 +15,7 @@ import torch
 from fairseq import checkpoint_utils, options, tasks, utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-from el_attention.measure import Spy
+from common.measurements import Spy
 
 
 def measure(arguments: list[str]) -> dict[str, int | float]:

@@ -18,9 +18,9 @@ from typing import Any
 
 from common.generated import Output, differences, parse_output, relative_gap
 from common.lines import one_line, read_lines, write_lines
+from common.measurements import machine
 from common.pieces import decoder
 from common.scores import METRICS, Scores, score
-from el_attention.measure import machine
 
 EXAMPLES = 5
 UNKNOWN = "<unk>"

@@ -21,7 +21,7 @@ from benchmarks.cases import MODELS, Case, shrunk
 from benchmarks.run import measure
 from benchmarks.systems import DEFAULT, SYSTEMS
 from benchmarks.weights import write_checkpoint
-from el_attention.measure import machine
+from common.measurements import machine
 
 
 def main(argv: Sequence[str] | None = None) -> None:

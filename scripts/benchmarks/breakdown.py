@@ -1,6 +1,6 @@
 """Where a decoder step of stock fairseq and of this plugin spends its time, by kind of operator.
 
-    PYTHONPATH=scripts python -m benchmarks.breakdown --batch 1 8 32
+    PYTHONPATH=scripts:examples python -m benchmarks.breakdown --batch 1 8 32
 
 A profile of a whole generation less that of its first step. "Python" is what no operator of torch
 accounts for: the interpreter and the dispatch. Profiling makes steps longer, those of many small
@@ -27,7 +27,7 @@ from benchmarks import report
 from benchmarks.cases import MODELS, Case
 from benchmarks.systems import SYSTEMS, System
 from benchmarks.weights import sources_of, write_checkpoint
-from el_attention.measure import machine
+from common.measurements import machine
 
 KINDS = {
     "linear layers, vocabulary": ("aten::addmm", "aten::mm", "el_attention::linear"),

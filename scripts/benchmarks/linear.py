@@ -4,7 +4,7 @@
 They take turns, round after round, so that a change in the machine's load meets them all. A turn
 goes through the weights of several layers, as a decoder does: more than most caches hold.
 
-    python scripts/benchmarks/linear.py --rows 4 32 128
+    PYTHONPATH=examples python scripts/benchmarks/linear.py --rows 4 32 128
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from el_attention.measure import machine
+from common.measurements import machine
 from el_attention.ops import compiled
 
 SHAPES = [(768, 768), (768, 3072), (3072, 768), (768, 50265)]  # inputs, outputs

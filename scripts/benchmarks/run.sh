@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
 # Times this plugin, stock fairseq, Transformers and CTranslate2 in turns; --help lists the options.
-export PYTHONPATH=$(dirname "${BASH_SOURCE[0]}")/..${PYTHONPATH:+:$PYTHONPATH}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+export PYTHONPATH=$root/scripts:$root/examples${PYTHONPATH:+:$PYTHONPATH}
 exec python -m benchmarks "$@"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import Case
-from el_attention.attention import ExpandedQuery
-from el_attention.cost import CPU, Memory, Workload, memory_of, system_of
+from el_attention.attention import ExpandedQuery, plans_of
+from el_attention.cost import CPU, Memory, Workload, memory_of
 from el_attention.state import capacity
 
 CONVERTED = "ctranslate2"  # folder
@@ -189,7 +189,7 @@ class Fairseq(System):
         expanded = {
             kind: choice.plan.name == ExpandedQuery.name for kind, choice in choices.items()
         }
-        return memory_of(case.model.sizes, system_of(expanded, CPU), load)
+        return memory_of(case.model.sizes, plans_of(expanded, CPU), load)
 
     def _generator(self, beam: int, tokens: int) -> Any:
         if (beam, tokens) not in self._generators:

@@ -3,7 +3,7 @@
 
 PYTHONPATH=scripts python -m research.cost_model          # the tables, in Markdown
 PYTHONPATH=scripts python -m research.cost_model --write  # the same, into COST_MODEL.md
-PYTHONPATH=scripts python -m research.cost_model --fit    # fits the constants of el_attention.cost
+PYTHONPATH=scripts python -m research.cost_model --fit    # fits the constants of attention/rates.py
 """
 
 from __future__ import annotations
@@ -18,23 +18,11 @@ from functools import cache
 from pathlib import Path
 
 import research.paper_figures as paper
-from el_attention.cost import (
-    ARCHITECTURES,
-    DEVICES,
-    FITTED,
-    GIB,
-    Architecture,
-    CostModel,
-    Device,
-    Rates,
-    System,
-    Workload,
-    input_states,
-    largest_batch,
-    memory_of,
-)
+from el_attention.attention import FITTED
+from el_attention.cost import ARCHITECTURES, DEVICES, GIB, Architecture, Device, Rates, Workload
 from el_attention.cost.device import V100
-from el_attention.cost.system import (
+from research.model import SystemModel, input_states, largest_batch, memory_of
+from research.systems import (
     EXPANDED_QUERY,
     FAIRSEQ_012,
     FAIRSEQ_012_BART,
@@ -42,6 +30,7 @@ from el_attention.cost.system import (
     FAIRSEQ_LM,
     PAPER_EL,
     SHARED_PROJECTION,
+    System,
 )
 
 DOCUMENT = Path(__file__).with_name("COST_MODEL.md")
@@ -118,7 +107,7 @@ def speed(
     arch: Architecture, system: System, load: Workload, device: Device, rates: Rates = FITTED
 ) -> float:
     """Samples per second."""
-    return 1 / CostModel(arch, system, load, device, rates).sample_seconds()
+    return 1 / SystemModel(arch, system, load, device, rates).sample_seconds()
 
 
 def loss(rates: Rates, rows: Sequence[paper.Speed] = paper.SPEEDS) -> float:
@@ -365,7 +354,7 @@ def largest_beam(arch: Architecture, dtype: str, device: Device) -> str:
 
     def attention(system: System, beam: int) -> float:
         load = Workload(dtype, 32, beam, 1024, 1, 1)
-        return CostModel(arch, system, load, device, FITTED).step(32, 0).attention
+        return SystemModel(arch, system, load, device, FITTED).step(32, 0).attention
 
     paying = [
         beam
@@ -391,7 +380,9 @@ def breakdown_table() -> Iterator[str]:
     bart, task = ARCHITECTURES["bart.large"], paper.CNN_DM
     load = workload(task, "float16", "beam", 32, task.mean)
     systems = (FAIRSEQ_09, FAIRSEQ_012_BART, PAPER_EL, EXPANDED_QUERY, SHARED_PROJECTION)
-    parts = {system.name: CostModel(bart, system, load, V100, FITTED).batch() for system in systems}
+    parts = {
+        system.name: SystemModel(bart, system, load, V100, FITTED).batch() for system in systems
+    }
     first = next(iter(parts.values()))
     yield "| system | " + " | ".join(first.table()) + " | total, s |"
     yield "|---|" + "---:|" * (len(first.table()) + 1)

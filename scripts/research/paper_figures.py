@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from el_attention.cost import ARCHITECTURES, Architecture, System
-from el_attention.cost.system import (
+from el_attention.cost import ARCHITECTURES, Architecture
+from research.systems import (
     FAIRSEQ_09,
     NO_CACHE,
     PAPER_EL,
     PAPER_EL_LM,
     TRANSFORMERS_3,
+    System,
 )
 
 DTYPES = ("float16", "float32")

@@ -16,27 +16,24 @@ import torch
 import el_attention
 from clidata import run
 from el_attention import cli
-from el_attention.attention import PLAN_CHOICES, PLANS, Planner, rates_of
-from el_attention.cost import (
-    ARCHITECTURES,
-    CPU,
-    DEVICES,
-    GIB,
+from el_attention.attention import (
     MEASURED,
+    PLAN_CHOICES,
+    PLANS,
     SELF,
     SOURCE,
     Candidate,
-    Device,
-    Rates,
-    Workload,
+    Planner,
     best,
     candidate,
     candidates,
     largest_batch_in,
     largest_fitting,
+    plans_of,
     ranges,
-    system_of,
+    rates_of,
 )
+from el_attention.cost import ARCHITECTURES, CPU, DEVICES, GIB, Device, Rates, Workload
 from el_attention.fairseq_plugin.architecture import architecture_named, architecture_of
 from el_attention.robust.memory import bytes_of, free_bytes, in_units
 from families import FAMILIES, generate, model_of
@@ -132,7 +129,7 @@ def test_the_largest_size_that_fits_is_found(true_until) -> None:
 @pytest.mark.parametrize("plans", [{SELF: True, SOURCE: True}, {SELF: False, SOURCE: False}])
 def test_the_largest_batch_fits_and_one_more_does_not(plans) -> None:
     available = 3 * GIB
-    batch = largest_batch_in(BART, system_of(plans, CPU), LOAD, available)
+    batch = largest_batch_in(BART, plans_of(plans, CPU), LOAD, available)
     peaks = [
         candidate(BART, LOAD.with_batch(size), CPU, MEASURED, plans).peak_bytes
         for size in (batch, batch + 1)

@@ -29,8 +29,8 @@ from common import (
 )
 from common.acquire import DataError, Policy, Published
 from common.lines import one_line, read_lines, write_lines
+from common.measurements import Spy, storages
 from common.pairs import Pair
-from el_attention.measure import Spy, storages
 
 EXAMPLES = Path(report.__file__).resolve().parents[1]
 LENIENT = Policy(unverified=True)

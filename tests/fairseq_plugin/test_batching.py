@@ -10,7 +10,8 @@ import torch
 import el_attention
 from allocated import Allocated
 from clidata import SINGLE_SENTENCES, run
-from el_attention.cost import CPU, SELF, SOURCE, Workload, memory_of, system_of
+from el_attention.attention import SELF, SOURCE, plans_of
+from el_attention.cost import CPU, Workload, memory_of
 from el_attention.fairseq_plugin.architecture import architecture_of
 from el_attention.fairseq_plugin.batching import DatasetByMemory
 from el_attention.fairseq_plugin.parts import sentences_of
@@ -44,7 +45,7 @@ def peaks(family: str, plan: str, load: Workload) -> tuple[float, float]:
     with torch.no_grad(), Allocated() as allocated:
         generator.generate(None, sample, **arguments)
     expanded = dict.fromkeys((SELF, SOURCE), plan == "expanded-query")
-    memory = memory_of(architecture_of(model), system_of(expanded, CPU), load)
+    memory = memory_of(architecture_of(model), plans_of(expanded, CPU), load)
     return allocated.peak, memory.peak - memory.weights
 
 

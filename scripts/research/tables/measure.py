@@ -18,8 +18,8 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor, nn
 
 from benchmarks.memory import may_run_out, memory_of
+from common.measurements import Spy, machine, storages
 from el_attention.fairseq_plugin.decoding import DecodingState
-from el_attention.measure import Spy, machine, storages
 from research.tables.cells import CAPPED, Job
 from research.tables.inputs import Inputs, load
 from research.tables.quality import score

@@ -10,8 +10,9 @@ from typing import Any
 
 import research.paper_figures as paper
 from el_attention.attention import ExpandedQuery, SharedProjection
-from el_attention.cost import GIB, Architecture, Stack, Workload, input_states
-from el_attention.cost import system as cost
+from el_attention.cost import GIB, Architecture, Stack, Workload
+from research import systems
+from research.model import input_states
 from research.tables import page, plots, store
 from research.tables.cells import CAPPED, NO_CACHE, PER_BEAM, SEARCHES, STOCK, TABLES, Cell, cells
 
@@ -29,13 +30,13 @@ LABELS = {
 }
 # The cost model's names for what the memory table measures.
 MODELLED = {
-    PER_BEAM: cost.FAIRSEQ_09,
-    STOCK: cost.FAIRSEQ_012_BART,
-    EXPANDED: cost.EXPANDED_QUERY,
-    SHARED: cost.SHARED_PROJECTION,
+    PER_BEAM: systems.FAIRSEQ_09,
+    STOCK: systems.FAIRSEQ_012_BART,
+    EXPANDED: systems.EXPANDED_QUERY,
+    SHARED: systems.SHARED_PROJECTION,
 }
 # The paper's names for what both it and we measure.
-PUBLISHED = {NO_CACHE: cost.NO_CACHE, PER_BEAM: cost.FAIRSEQ_09, EXPANDED: cost.PAPER_EL}
+PUBLISHED = {NO_CACHE: systems.NO_CACHE, PER_BEAM: systems.FAIRSEQ_09, EXPANDED: systems.PAPER_EL}
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from el_attention.cost.architecture import Architecture
-from el_attention.cost.device import CPU, Device
-from el_attention.cost.memory import PART_TOKENS, memory_of
-from el_attention.cost.system import EXPANDED_QUERY, System
-from el_attention.cost.timing import CostModel, Rates
-from el_attention.cost.workload import Workload
+from el_attention.cost import (
+    CPU,
+    PART_TOKENS,
+    Architecture,
+    CostModel,
+    Device,
+    Plans,
+    Rates,
+    Workload,
+    memory_of,
+)
 
 # Times this close count as equal; then the smaller states are chosen.
 EQUAL = 0.005
@@ -42,22 +47,17 @@ class Candidate:
     peak_bytes: float
 
 
-def system_of(expanded: Mapping[str, bool], device: Device) -> System:
-    """This package, each kind of attention with or without expanded queries.
+def plans_of(expanded: Mapping[str, bool], device: Device) -> Plans:
+    """Returns the plans of each kind of attention, with or without expanded queries.
 
     Args:
         expanded: see `Candidate`.
         device: what it runs on.
     """
-    # A language model has one attention, over prompt and generated tokens.
-    source = expanded.get(SOURCE, expanded[SELF])
-    # One number of operators for all, so that what is guessed of the host decides nothing.
-    return replace(
-        EXPANDED_QUERY,
-        expanded=source,
-        outputs=0 if source else 1,
+    return Plans(
+        # A language model has one attention, over prompt and generated tokens.
+        expanded=expanded.get(SOURCE, expanded[SELF]),
         self_expanded=expanded[SELF],
-        encoder_fused=True,
         part_tokens=PART_TOKENS if device.name == CPU.name else None,
     )
 
@@ -82,8 +82,8 @@ def candidate(
     arch: Architecture, load: Workload, device: Device, rates: Rates, expanded: Mapping[str, bool]
 ) -> Candidate:
     """Returns one combination of plans, see `candidates` and `Candidate`."""
-    system = system_of(expanded, device)
-    model, memory = CostModel(arch, system, load, device, rates), memory_of(arch, system, load)
+    plans = plans_of(expanded, device)
+    model, memory = CostModel(arch, plans, load, device, rates), memory_of(arch, plans, load)
     return Candidate(
         expanded=expanded,
         step_seconds=model.step(load.batch, load.last_end / 2).total,
@@ -129,20 +129,20 @@ def largest_fitting(fits: Callable[[int], bool], limit: int = LARGEST) -> int:
 
 
 def largest_batch_in(
-    arch: Architecture, system: System, load: Workload, available: float, limit: int = LARGEST
+    arch: Architecture, plans: Plans, load: Workload, available: float, limit: int = LARGEST
 ) -> int:
     """Returns the most sentences whose generation, encoder included, takes `available` bytes.
 
     Args:
         arch: the model; its weights do not count.
-        system: the generator.
+        plans: of its attentions.
         load: what is generated; its own batch does not matter.
         available: bytes.
         limit: of the batch.
     """
 
     def fits(batch: int) -> bool:
-        memory = memory_of(arch, system, load.with_batch(batch))
+        memory = memory_of(arch, plans, load.with_batch(batch))
         return memory.peak - memory.weights <= available
 
     return largest_fitting(fits, limit)

@@ -1,4 +1,4 @@
-"""How generators keep, move and read their attention states.
+"""How generators keep, move and read their attention states: this package, and the paper's rivals.
 
 Counts of passes and operators are read off the sources that each entry names; none is fitted.
 """
@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from el_attention.cost import Plans
 
-@dataclass(frozen=True)
-class System:
-    """One generator.
+
+@dataclass(frozen=True, kw_only=True)
+class System(Plans):
+    """One generator, more than the plans of its attentions.
 
     A pass is one read or one write of a whole state; reading it for attention is not counted here.
 
     Attributes:
         name: what users call it.
         cached: states are kept between steps; else every step computes the whole prefix again.
-        expanded: the source's states are kept themselves and the query is expanded; else their
-            keys and values are kept.
-        self_expanded: the same for the states of generated tokens.
         per_beam: each beam has its own copy of what the source or prompt left.
         source_append: passes per step over what the prompt left, to append a token to it.
         source_reorder: passes per step over what the source or prompt left, for a new beam order.
@@ -31,25 +30,18 @@ class System:
         double_buffered: old and new states of all layers are alive together.
         records_attention: keeps and reorders a float32 record of source x target weights.
         fused: one kernel computes a step's attention and leaves no scores in memory.
-        encoder_fused: the encoder's, or a prompt's, own attention leaves no scores in memory, as
-            PyTorch's scaled_dot_product_attention has it since 2.0.
         encoder_scores: the encoder runs over parts of the batch with at most this many scores per
             layer; None: over the whole batch at once.
-        part_tokens: encoder or pass over prompts run over parts of the batch with at most this many
-            tokens, and over a sentence at least; None: over the whole batch at once.
         all_logits: a prompt leaves logits at all its positions, not only at the last.
         prompt_at_once: a prompt is one pass; else a step per token and beam.
         layer_operations: operators called per decoder layer and step, views included.
         step_operations: the same per step, for embedding, vocabulary and search.
-        group_operations: the same for each further group of diverse beam search.
         row_operations: operators and waits per hypothesis and step, where beam search walks over
             candidates on the host.
     """
 
     name: str
     cached: bool = True
-    expanded: bool = False
-    self_expanded: bool = False
     per_beam: bool = False
     source_append: int = 0
     source_reorder: int = 0
@@ -61,21 +53,18 @@ class System:
     double_buffered: bool = False
     records_attention: bool = False
     fused: bool = False
-    encoder_fused: bool = False
     encoder_scores: int | None = None
-    part_tokens: int | None = None
     all_logits: bool = False
     prompt_at_once: bool = True
     layer_operations: int = 108
     step_operations: int = 80
-    group_operations: int = 15
     row_operations: int = 0
 
 
 # fairseq v0.9.0, modules/multihead_attention.py and sequence_generator.py: keys and values of the
 # source per beam, reordered at every step like everything else; torch.cat appends.
 FAIRSEQ_09 = System(
-    "fairseq 0.9",
+    name="fairseq 0.9",
     per_beam=True,
     source_reorder=2,
     self_append=2,
@@ -84,11 +73,11 @@ FAIRSEQ_09 = System(
     outputs_reorder=2,
 )
 # The same without incremental state: the paper's "no cache".
-NO_CACHE = System("no cache", cached=False, per_beam=True, outputs=2, outputs_reorder=2)
+NO_CACHE = System(name="no cache", cached=False, per_beam=True, outputs=2, outputs_reorder=2)
 # fairseq v0.12.2 for any model but BART: keys and values of the source stay where they are, but the
 # replicated encoder output and embedding are reordered, and attention is recorded.
 FAIRSEQ_012 = System(
-    "fairseq 0.12",
+    name="fairseq 0.12",
     per_beam=True,
     self_append=2,
     self_reorder=2,
@@ -99,7 +88,7 @@ FAIRSEQ_012 = System(
 )
 # The same for BART, where `set_beam_size` shares keys, values and encoder output between beams.
 FAIRSEQ_012_BART = System(
-    "fairseq 0.12, BART",
+    name="fairseq 0.12, BART",
     self_append=2,
     self_reorder=2,
     outputs=2,
@@ -108,7 +97,7 @@ FAIRSEQ_012_BART = System(
 )
 # Either version for language models: the prompt is generated like the rest, token by token.
 FAIRSEQ_LM = System(
-    "fairseq 0.9 and 0.12, language model",
+    name="fairseq 0.9 and 0.12, language model",
     per_beam=True,
     source_append=2,
     source_reorder=2,
@@ -121,7 +110,7 @@ FAIRSEQ_LM = System(
 # whole cache at each step, _reorder_cache builds a second one, logits of all prompt positions, and
 # a Python loop over sentences and candidates with an `.item()` for each.
 TRANSFORMERS_3 = System(
-    "Transformers 3.0.2",
+    name="Transformers 3.0.2",
     per_beam=True,
     source_append=4,
     source_reorder=2,
@@ -138,7 +127,7 @@ TRANSFORMERS_3 = System(
 # expanded queries for the source, kept in two layouts for batched products; self-attention as in
 # fairseq; the encoder runs over parts of the batch with at most 2^29 attention weights.
 PAPER_EL = System(
-    "EL (paper)",
+    name="EL (paper)",
     expanded=True,
     self_append=2,
     self_reorder=2,
@@ -150,7 +139,7 @@ PAPER_EL = System(
 # The paper's for GPT-2, of which no source is public: the layer's input in place of keys and
 # values, per beam; the rest as in Transformers.
 PAPER_EL_LM = System(
-    "EL (paper), GPT-2",
+    name="EL (paper), GPT-2",
     expanded=True,
     self_expanded=True,
     per_beam=True,
@@ -168,7 +157,7 @@ PAPER_EL_LM = System(
 # This package on a GPU: states in a tree that is never moved, read by one kernel. The number of
 # operators is what the design aims at, not a count; beams are taken to share no generated tokens.
 EXPANDED_QUERY = System(
-    "el_attention, expanded-query",
+    name="el_attention, expanded-query",
     expanded=True,
     self_expanded=True,
     fused=True,
@@ -176,7 +165,7 @@ EXPANDED_QUERY = System(
     step_operations=60,
 )
 SHARED_PROJECTION = System(
-    "el_attention, shared-projection",
+    name="el_attention, shared-projection",
     outputs=1,
     fused=True,
     layer_operations=40,
