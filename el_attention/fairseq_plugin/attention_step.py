@@ -95,7 +95,7 @@ class AttentionStep:
             view.visible,
             self._sinks,
             dropout_mask,
-            need_weights,
+            need_weights=need_weights,
         )
         if weights is not None:
             weights = weights.flatten(0, 1).transpose(0, 1).unsqueeze(2)
