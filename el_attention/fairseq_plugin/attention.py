@@ -76,7 +76,7 @@ class ELAttention(Specialized, _Base):
             ValueError: if scores are to be masked or returned in a generation.
         """
         state = DecodingState.find(incremental_state)
-        step = None if state is None else self.step_for(state, query)
+        step = None if state is None else self.step_for(state, query, key, key_padding_mask)
         if state is None or step is None:
             if state is not None and self.encoder_decoder_attention:
                 key, value, key_padding_mask = self._replicated(
@@ -98,19 +98,44 @@ class ELAttention(Specialized, _Base):
             raise ValueError(f"{self.el_name}: attn_mask and before_softmax are not for decoding")
         query = query.squeeze(0)
         heads, weights = step.attend(
-            state, self.q_proj(query), query, key, need_weights or need_head_weights
+            state, self.q_proj(query), query, need_weights or need_head_weights
         )
         return self.out_proj(heads.unsqueeze(0)), shown(weights, need_head_weights)
 
-    def step_for(self, state: DecodingState, states: Tensor) -> AttentionStep | None:
-        """Returns this attention in a generation over `states`; None for fairseq's attention."""
+    def step_for(
+        self,
+        state: DecodingState,
+        states: Tensor,
+        key: Tensor | None,
+        is_padding: Tensor | None,
+    ) -> AttentionStep | None:
+        """Returns this attention in a generation over `states`; None for fairseq's attention.
+
+        Args:
+            state: of the generation.
+            states: queries, of the dtype of what is kept.
+            key: as in `forward`; that of encoder-decoder attention must be the encoder output.
+            is_padding: bool [sentences or G * B, S], of `key`, or None.
+        """
         attentions = state.modules.attentions
         if self not in attentions:
-            attentions[self] = self._choose(state, states)
+            attentions[self] = self._choose(state, states, key, is_padding)
         return attentions[self]
 
-    def _choose(self, state: DecodingState, states: Tensor) -> AttentionStep | None:
+    def _choose(
+        self,
+        state: DecodingState,
+        states: Tensor,
+        key: Tensor | None,
+        is_padding: Tensor | None,
+    ) -> AttentionStep | None:
         reason = self.reason_against(states.dtype)
+        if (
+            reason is None
+            and self.encoder_decoder_attention
+            and not state.modules.is_source(state.states, key, is_padding)
+        ):
+            reason = "it is given something else than the encoder output"
         if reason:
             line = f"{self.el_name}: fairseq's own attention, because {reason}"
             state.announce(logging.WARNING, line)
@@ -129,10 +154,11 @@ class ELAttention(Specialized, _Base):
         key_padding_mask: Tensor | None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gives fairseq's attention what it expects at its first step: one source per beam."""
-        columns = state.modules.columns
-        if key is None or columns is None or self._get_input_buffer(incremental_state):
+        columns, source = state.modules.columns, state.states.source
+        if columns is None or source is None or self._get_input_buffer(incremental_state):
             return key, value, key_padding_mask
-        key = key.index_select(1, columns)
-        if key_padding_mask is not None:
+        if key is not None and key is source.states:
+            key = value = key.index_select(1, columns)
+        if key_padding_mask is not None and key_padding_mask is source.is_padding:
             key_padding_mask = key_padding_mask.index_select(0, columns)
-        return key, key, key_padding_mask
+        return key, value, key_padding_mask

@@ -58,7 +58,6 @@ class AttentionStep:
         state: DecodingState,
         projected: Tensor,
         query: Tensor,
-        source: Tensor | None,
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Attends from the newest token of every beam.
@@ -67,15 +66,11 @@ class AttentionStep:
             state: of the generation.
             projected: [G * B, H * head_dim], the projected query.
             query: [G * B, embed_dim]; self-attention keeps its states.
-            source: [S, sentences, width], the encoder output; of encoder-decoder attention only.
             need_weights: whether attention weights are of use.
 
         Returns:
             The input of the output projection, [G * B, H * head_dim], and the weights
             [H, G * B, 1, rows] or None.
-
-        Raises:
-            ValueError: if encoder-decoder attention has had no source.
         """
         states, modules = state.states, state.modules
         grouped = (projected * self._scaling).view(-1, states.tree.beam, *self._shape)
@@ -83,7 +78,7 @@ class AttentionStep:
             rows = modules.append(self._module, self.payload(query), states)
             view = states.view
         else:
-            rows = modules.source_rows(self._module, self, source, states)
+            rows = modules.source_rows(self._module, self, states)
             view = states.source_view
         dropout_mask = None
         if self._dropout is not None:

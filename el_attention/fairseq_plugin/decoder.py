@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from fairseq.models import FairseqIncrementalDecoder
 from fairseq.models.transformer import TransformerDecoder, TransformerDecoderBase
-from fairseq.modules import LayerDropModuleList, MultiheadAttention
+from fairseq.modules import BaseLayer, LayerDropModuleList, MultiheadAttention
+from fairseq.modules.transformer_layer import TransformerDecoderLayer, TransformerDecoderLayerBase
 from torch import Tensor
 
 from el_attention.attention import SELF, Planner
 from el_attention.decoder import Decoding
 from el_attention.fairseq_plugin.attention_step import acts
 from el_attention.fairseq_plugin.decoding import DecodingState, Prompt
-from el_attention.fairseq_plugin.describe import embedding_of, output_of, spec_of, unsupported
+from el_attention.fairseq_plugin.describe import (
+    embedding_of,
+    layers_of,
+    output_of,
+    spec_of,
+    unsupported,
+)
 from el_attention.fairseq_plugin.encoder_out import EncoderOut, SharedEncoderOut
 from el_attention.ops import can_run
+from el_attention.plain import has_hooks
 from el_attention.specialize import Specialized
 from el_attention.state import Source, States
 
@@ -254,9 +262,9 @@ class ELDecoder(Specialized, _Base):
             # fairseq's generators ask for none, where a model has been trained for some.
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(self, f"el_{name}")
-        if isinstance(encoder_out, SharedEncoderOut):
+        if isinstance(encoder_out, SharedEncoderOut) and encoder_out.has_source:
             state.modules.per_beam = encoder_out
-            if self.el_is_plain("extract_features", "extract_features_scriptable"):
+            if self._reads_by_attention_alone():
                 encoder_out = encoder_out.shared
         return super().extract_features(tokens, encoder_out, incremental_state, *args, **kwargs)
 
@@ -301,6 +309,17 @@ class ELDecoder(Specialized, _Base):
             DecodingState.decline(incremental_state)
         return DecodingState.is_declined(incremental_state)
 
+    def _reads_by_attention_alone(self) -> bool:
+        """Whether nothing but encoder-decoder attention reads the encoder output."""
+        layers = [layer for layer in layers_of(self) if not isinstance(layer, BaseLayer)]
+        forwards = (TransformerDecoderLayerBase.forward, TransformerDecoderLayer.forward)
+        return self.el_is_plain("extract_features", "extract_features_scriptable") and all(
+            type(layer).forward in forwards
+            and "forward" not in vars(layer)
+            and not any(has_hooks(part) for part in (layer, layer.encoder_attn) if part is not None)
+            for layer in layers
+        )
+
     def el_is_plain(self, *methods: str) -> bool:
         """Whether `methods` are those of fairseq's Transformer decoder."""
         return all(
@@ -320,7 +339,7 @@ class ELDecoder(Specialized, _Base):
 
 def _source(encoder_out: EncoderOut | None) -> tuple[Source | None, Tensor | None]:
     """Returns an encoder output once per sentence, and int64 [G * B], the column of each beam."""
-    if isinstance(encoder_out, SharedEncoderOut):
+    if isinstance(encoder_out, SharedEncoderOut) and encoder_out.has_source:
         return _source(encoder_out.shared)[0], encoder_out.columns
     if encoder_out is None or not encoder_out["encoder_out"]:
         return None, None

@@ -174,31 +174,23 @@ class ModuleSteps:
         self._calls[module] += 1
         return states.append(call, payload)
 
-    def source_rows(
-        self, module: nn.Module, step: AttentionStep, given: Tensor | None, states: States
-    ) -> list[Rows]:
-        """Returns the rows of the source, projected once for all layers that share `module`.
+    def is_source(self, states: States, key: Tensor | None, is_padding: Tensor | None) -> bool:
+        """Whether a key is the encoder output, or a copy of it per beam, and so is its padding."""
+        source, per_beam = states.source, self.per_beam
+        if source is None:
+            return False
+        own = {"encoder_out": source.states, "encoder_padding_mask": source.is_padding}
+        given = {"encoder_out": key, "encoder_padding_mask": is_padding}
+        return all(
+            given[name] is own[name]
+            or (per_beam is not None and per_beam.is_copy(name, given[name]))
+            for name in own
+        )
 
-        Args:
-            module: an encoder-decoder attention.
-            step: the same in this generation.
-            given: [S, sentences, width], or a copy per beam of the encoder output.
-            states: of the generation.
-
-        Raises:
-            ValueError: if there is no source, or one of another number of columns.
-        """
+    def source_rows(self, module: nn.Module, step: AttentionStep, states: States) -> list[Rows]:
+        """Returns the rows of the source, projected once for all layers that share `module`."""
         cache = states.cross_caches.get(module)
         if cache is None:
-            if given is None or states.source is None:
-                raise ValueError("encoder_out: expected an encoder output, got none")
-            shared = states.source.states
-            if self.per_beam is not None and self.per_beam.is_copy("encoder_out", given):
-                given = shared
-            if given.size(1) != shared.size(1):
-                raise ValueError(
-                    f"encoder output: expected {shared.size(1)} columns, one for each sentence, "
-                    f"got {given.size(1)}"
-                )
-            cache = states.cross_caches[module] = RowCache([step.payload(given)])
+            assert states.source is not None  # `is_source` has said so
+            cache = states.cross_caches[module] = RowCache([step.payload(states.source.states)])
         return cache.read(states.source_view)

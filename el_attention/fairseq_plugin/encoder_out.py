@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    _Dict = object  # a dict is a MutableMapping to type checkers, and has to come before it
+else:
+    _Dict = dict
 
 EncoderOut = Mapping[str, Sequence[Tensor]]
 
@@ -20,13 +25,14 @@ SENTENCE_AXIS = {
 }
 
 
-class SharedEncoderOut(MutableMapping[str, Any]):
-    """Reads like fairseq's reordered encoder output, and keeps one copy per sentence.
+class SharedEncoderOut(MutableMapping[str, Any], _Dict):
+    """Reads like fairseq's reordered encoder output, a dict, and keeps one copy per sentence.
 
     A part is copied per beam when it is read, as fairseq's `reorder_encoder_out` would have.
 
     Attributes:
-        shared: the output of the encoder, one column per sentence.
+        shared: the output of the encoder, one column per sentence, but for parts that were replaced
+            after it.
         columns: int64 [beams], the sentence of each beam.
     """
 
@@ -43,19 +49,28 @@ class SharedEncoderOut(MutableMapping[str, Any]):
 
     def reordered(self, order: Tensor) -> SharedEncoderOut:
         """Returns the output for other beams; `order`, int64 [beams], is the old beam of each."""
-        return SharedEncoderOut(self.shared, self.columns[order])
+        new = SharedEncoderOut(self.shared, self.columns[order])
+        for name in self._per_beam.keys() & SENTENCE_AXIS.keys() - self.shared.keys():
+            new[name] = [x.index_select(SENTENCE_AXIS[name], order) for x in self._per_beam[name]]
+        return new
 
-    def is_copy(self, name: str, tensor: Tensor) -> bool:
-        """Whether `tensor` is a copy per beam that was read of a part."""
-        return any(tensor is copy for copy in self._per_beam.get(name, ()))
+    @property
+    def has_source(self) -> bool:
+        """Whether what attentions read is still that of the encoder."""
+        return "encoder_out" in self.shared and "encoder_padding_mask" in self.shared
+
+    def is_copy(self, name: str, tensor: Tensor | None) -> bool:
+        """Whether `tensor` is a copy per beam that was read of a part, and not replaced."""
+        return name in self.shared and any(tensor is x for x in self._per_beam.get(name, ()))
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._per_beam:
-            axis = SENTENCE_AXIS.get(name, 0)
-            self._per_beam[name] = [x.index_select(axis, self.columns) for x in self.shared[name]]
+            parts, axis = self.shared[name], SENTENCE_AXIS[name]
+            self._per_beam[name] = [x.index_select(axis, self.columns) for x in parts]
         return self._per_beam[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
+        self.shared.pop(name, None)
         self._per_beam[name] = value
 
     def __delitem__(self, name: str) -> None:
@@ -69,3 +84,14 @@ class SharedEncoderOut(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len({**self.shared, **self._per_beam})
+
+    def __or__(self, other: Any) -> Any:
+        return {**self} | other
+
+    def __ior__(self, other: Any) -> Any:
+        self.update(other)
+        return self
+
+    def copy(self) -> dict[str, Any]:
+        """Returns a dict of all parts, copied per beam."""
+        return {**self}

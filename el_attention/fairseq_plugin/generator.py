@@ -63,8 +63,11 @@ class ELEnsemble(Specialized, _Ensemble):
             if not (isinstance(decoder, ELDecoder) and decoder.shares_states(source)):
                 return
         for decoder, state, source in zip(decoders, incremental_states, sources, strict=True):
-            decoder.begin(state, sentences, self.beam, source)
-            if self.prompt is not None:
+            # Another forward may give the layers another source and other tokens.
+            is_plain = decoder.el_is_plain("forward")
+            if is_plain or source is None:
+                decoder.begin(state, sentences, self.beam, source)
+            if is_plain and self.prompt is not None:
                 decoder.take_prompt(state, self.prompt)
 
     def inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:

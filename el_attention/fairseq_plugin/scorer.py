@@ -71,8 +71,8 @@ class EnsembleScorer:
         ensemble.begin(sentences, self._states, encoder_outs)
         for model, incremental_state in zip(ensemble.models, self._states, strict=True):
             state = DecodingState.find(incremental_state)
-            assert state is not None  # `ensemble.begin` has made it
-            state.records_weights = not model.decoder.el_is_plain(*READERS)
+            if state is not None:  # else the decoder's own forward begins
+                state.records_weights = not model.decoder.el_is_plain(*READERS)
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores every word after `tokens`; see `search.Scorer`."""

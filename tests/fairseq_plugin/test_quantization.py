@@ -8,11 +8,14 @@ import logging
 import pytest
 import torch
 from fairseq.models import BaseFairseqModel
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import el_attention
-from families import SYMBOLS, model_of
-from tiny import assert_same, batch, generator_of
+from families import FAMILIES, SYMBOLS, model_of
+from random_quantization import ORDERS, PARTS, QuantizationCase
+from tiny import PLANS, assert_same, batch, generator_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -42,3 +45,32 @@ def test_quantized_modules_are_used_as_they_are(family, beam, order, caplog) -> 
         # Quantization rounds to steps, which turns a difference in the last bit into a larger one.
         assert_same(expected, generator.generate(None, sample), tolerance=1e-4)
     assert "k_proj is a torch.ao.nn.quantized.dynamic.modules.linear.Linear" in caplog.text
+
+
+CASES = st.builds(
+    QuantizationCase,
+    family=st.sampled_from([*FAMILIES]),
+    plan=st.sampled_from(PLANS),
+    order=st.sampled_from(ORDERS),
+    parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=4, unique=True).map(tuple),
+    more=st.lists(st.sampled_from(PARTS), max_size=2, unique=True).map(tuple),
+    half=st.sampled_from([False, False, True]),
+    inplace=st.booleans(),
+    beam=st.integers(1, 4),
+    lengths=st.lists(st.integers(2, 9), min_size=1, max_size=4).map(tuple),
+)
+
+
+@settings(max_examples=25, derandomize=True, deadline=None, database=None)
+@given(CASES)
+def test_random_orders_and_parts(case: QuantizationCase) -> None:
+    note(f"reproduce with: {case.command}")
+    case.check()
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, database=None, print_blob=False)
+@given(CASES)
+def test_many_random_orders_and_parts(case: QuantizationCase) -> None:
+    note(f"reproduce with: {case.command}")
+    case.check()

@@ -6,9 +6,6 @@ exits with 1 where they differ.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 import el_attention
 from el_attention.fairseq_plugin.own_limits import OwnLimitsGenerator
 from el_attention.fairseq_plugin.splitting import SplittingGenerator
+from reproducible import Reproducible
 from tiny import (
     Hypotheses,
     assert_same,
@@ -103,8 +101,8 @@ class Short:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A case; every attribute is plain JSON.
+class Case(Reproducible):
+    """A case.
 
     Attributes:
         architecture: one of `ARCHITECTURES`.
@@ -167,25 +165,6 @@ class Case:
     stock_generator: bool = False
     retain_dropout: float = 0.0
     double: bool = False
-
-    @classmethod
-    def from_json(cls, text: str) -> Case:
-        """Reads what `command` quotes; attributes that are left out keep their defaults.
-
-        Raises:
-            TypeError: if there is an unknown attribute.
-        """
-        values: dict[str, Any] = json.loads(text)
-        plain: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**plain)
-
-    @property
-    def command(self) -> str:
-        """The command line that runs this case again, from the root of the checkout."""
-        text = json.dumps(dataclasses.asdict(self))
-        return f"PYTHONPATH=. python tests/helpers/random_case.py {shlex.quote(text)}"
 
     @property
     def has_encoder(self) -> bool:
