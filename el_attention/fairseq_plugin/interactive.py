@@ -139,11 +139,14 @@ class ELInteractive(_Base):
     """What a task needs for a session of fairseq-interactive; a mixin of `ELTask`."""
 
     el_generation: tuple[Any, dict[str, Any]]
+    el_source_words: int | None  # of the source dictionary, before a program prints hypotheses
 
     def get_interactive_tokens_and_lengths(
         self, lines: Sequence[str], encode_fn: Callable[[str], str]
     ) -> tuple[Lines, list[int]]:
         """Encodes lines as the original task does; only fairseq-interactive asks for it.
+
+        The program adds the words that it prints to the dictionary; the model does not know them.
 
         Raises:
             ValueError: if soft alignments are asked for.
@@ -154,6 +157,9 @@ class ELInteractive(_Base):
                 "print; fairseq-generate can"
             )
         tokens, lengths = super().get_interactive_tokens_and_lengths(lines, encode_fn)
+        if self.el_source_words is not None:
+            known, unk = self.el_source_words, self.source_dictionary.unk()
+            tokens = [line.masked_fill(line.ge(known), unk) for line in tokens]
         marked = Lines(tokens)
         marked.texts = list(lines)
         return marked, lengths

@@ -42,6 +42,7 @@ class ELTask(ELInteractive, Specialized, _Base):
     el_recorded: Sequence[Any] = ()  # models that the journal is of
     el_run: Run | None = None  # that the models it builds are prepared for
     el_generation: tuple[Any, dict[str, Any]] = (None, {})  # options of the last generator built
+    el_source_words: int | None = None
 
     @property
     def plan(self) -> str:
@@ -130,6 +131,8 @@ class ELTask(ELInteractive, Specialized, _Base):
         }
         given = {name: value for name, value in given.items() if value is not None}
         self.el_generation = args, {**given, **(extra_gen_cls_kwargs or {})}
+        if self.el_source_words is None and self.source_dictionary is not None:
+            self.el_source_words = len(self.source_dictionary)
         self._close_journal()
         generator: Generator = build_generator(
             super().build_generator, models, args, **given, **kwargs

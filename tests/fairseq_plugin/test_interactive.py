@@ -133,6 +133,18 @@ def test_constraints_follow_their_lines_past_a_refused_one(workspace):
     assert "t2" in next(line for line in found[2] if line[0] == "H")
 
 
+@pytest.mark.skipif(not SINGLE_SENTENCES, reason="fairseq reads np.compat, which numpy 2 has not")
+def test_a_word_that_was_printed_before_is_unknown_as_without_it(workspace):
+    options = "--post-process sentencepiece --max-len-b 20 --buffer-size 1"
+    first = session(workspace, "denoising", "bart", options, LINES[0].format("w"))
+    (word,) = (line.split("\t")[2] for line in first[0] if line[0] == "H")
+    (alone,) = session(workspace, "denoising", "bart", options, word).values()
+    found = session(workspace, "denoising", "bart", options, LINES[0].format("w"), word)
+    assert [line for line in found[1] if line[0] in "HP"] == [
+        line for line in alone if line[0] in "HP"
+    ]
+
+
 def test_soft_alignments_which_cannot_be_printed_are_refused(workspace):
     with pytest.raises(ValueError, match=r"--print-alignment: expected 'hard', got 'soft'"):
         session(workspace, "translation", "transformer", "--print-alignment soft", "s1")
