@@ -1,4 +1,4 @@
-"""Scores the next word with the converted models of an ensemble."""
+"""Scores the next token with the converted models of an ensemble."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class EnsembleScorer:
                 state.records_weights = not model.decoder.el_is_plain(*READERS)
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores every word after `tokens`; see `search.Scorer`."""
+        """Scores every token after `tokens`; see `search.Scorer`."""
         beam = self._ensemble.beam
         # All beams of a sentence are equal there: score each sentence once.
         inside = self._ensemble.inside_prompt(tokens.size(1) - 1, self._states)
@@ -96,8 +96,8 @@ class EnsembleScorer:
             logits, lse = logits.repeat_interleave(beam, 0), lse.repeat_interleave(beam, 0)
         return logits, lse
 
-    def score_prefix(self, words: Tensor) -> Tensor | None:
-        """Scores words of a prompt that was processed in one pass; see `search.Scorer`."""
+    def score_prefix(self, tokens: Tensor) -> Tensor | None:
+        """Scores tokens of a prompt that was processed in one pass; see `search.Scorer`."""
         found = []
         for model, incremental_state in zip(self._ensemble.models, self._states, strict=True):
             state, decoder = DecodingState.find(incremental_state), model.decoder
@@ -107,7 +107,7 @@ class EnsembleScorer:
                 return None
             found.append((state, state.prompt))
         scores = [
-            self._score_words(model.decoder, state, prompt.features[:, : words.size(1)], words)
+            self._score_tokens(model.decoder, state, prompt.features[:, : tokens.size(1)], tokens)
             for model, (state, prompt) in zip(self._ensemble.models, found, strict=True)
         ]
         return scores[0] if len(scores) == 1 else _mean(scores)
@@ -119,23 +119,23 @@ class EnsembleScorer:
             self._encoder_outs = self._ensemble.reorder_encoder_out(self._encoder_outs, parents)
             self._rows = len(parents)
 
-    def _score_words(
-        self, decoder: ELDecoder, state: DecodingState, features: Tensor, words: Tensor
+    def _score_tokens(
+        self, decoder: ELDecoder, state: DecodingState, features: Tensor, tokens: Tensor
     ) -> Tensor:
-        """Log-probabilities of `words`, [G, P], where a model has `features`, [G, P, C]."""
+        """Log-probabilities of `tokens`, [G, P], where a model has `features`, [G, P, C]."""
         rows = max(1, PROMPT_LOGITS // len(decoder.dictionary))
         chunks = zip(
-            features.flatten(0, 1).split(rows), words.reshape(-1, 1).split(rows), strict=True
+            features.flatten(0, 1).split(rows), tokens.reshape(-1, 1).split(rows), strict=True
         )
         scores = [self._score_chunk(decoder, state, *chunk) for chunk in chunks]
-        return torch.cat(scores).view_as(words)
+        return torch.cat(scores).view_as(tokens)
 
     def _score_chunk(
-        self, decoder: ELDecoder, state: DecodingState, features: Tensor, words: Tensor
+        self, decoder: ELDecoder, state: DecodingState, features: Tensor, tokens: Tensor
     ) -> Tensor:
-        """The same for as many words as may have their logits at a time: [n, C] and [n, 1]."""
+        """The same for as many tokens as may have their logits at a time: [n, C] and [n, 1]."""
         logits = self._tempered(decoder.el_project(features, state))
-        return logits.gather(1, words).squeeze(1) - log_sum_exp(logits)
+        return logits.gather(1, tokens).squeeze(1) - log_sum_exp(logits)
 
     def _tempered(self, logits: Tensor) -> Tensor:
         """Applies the temperature; float64 becomes what fairseq's log-softmax makes of it."""

@@ -1,4 +1,4 @@
-"""Beam search over anything that scores the next word; knows nothing of fairseq."""
+"""Beam search over anything that scores the next token; knows nothing of fairseq."""
 
 from el_attention.search.beam import beam_search
 from el_attention.search.hypotheses import Hypothesis

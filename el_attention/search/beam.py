@@ -29,12 +29,12 @@ def beam_search(
     """Finds the hypotheses of G sentences.
 
     Args:
-        scorer: scores the next word.
+        scorer: scores the next token.
         settings: of the search.
         start: int64 [G], the first token of every sentence, which is in no hypothesis.
-        prefix: int64 [G, P], words that hypotheses begin with; padding where any may follow.  An
+        prefix: int64 [G, P], tokens that hypotheses begin with; padding where any may follow.  An
             eos ends all beams of its sentence.
-        max_lengths: int64 [G], the number of words before the eos beyond which a hypothesis of the
+        max_lengths: int64 [G], the number of tokens before the eos beyond which a hypothesis of the
             sentence scores -inf; or None.
 
     Returns:
@@ -78,56 +78,56 @@ class _Search:
         self._prefix = prefix
         self._max_lengths = max_lengths
         # Of every beam: int64 [N, T], its tokens; [N, T - 1], the sum of log-probabilities up to
-        # each word; [N], the last of these sums.  Beams of a sentence begin as one: the others have
-        # probability 0.
+        # each token; [N], the last of these sums.  Beams of a sentence begin as one: the others
+        # have probability 0.
         self._tokens = self._per_beam(start.unsqueeze(1))
         self._sums = torch.zeros(len(self._tokens), 0, device=start.device)
         self._total: Tensor | None = None
-        # bool [G, B]: beams that hold an ended hypothesis for want of another, which happens where
-        # they are more than half as many as words.  Candidates in their places are passed over.
-        self._void = start.new_zeros(len(start), settings.beam, dtype=torch.bool)
+        # bool [G, B]: beams padded with a finished hypothesis because there were too few live
+        # candidates, as where beams are more than half as many as tokens.  They give no candidates.
+        self._padded = start.new_zeros(len(start), settings.beam, dtype=torch.bool)
 
     def take_common_prefix(self) -> None:
-        """Takes the words that are forced on all sentences at once, if the scorer can."""
+        """Takes the tokens that are forced on all sentences at once, if the scorer can."""
         if self._prefix is None:
             return
         settings = self._settings
         forced = self._prefix.ne(settings.pad) & self._prefix.ne(settings.eos)
         length = min(int(forced.all(0).long().cumprod(0).sum()), settings.max_len)
-        words = self._prefix[:, :length]
-        lprobs = self._scorer.score_prefix(words) if length else None
+        tokens = self._prefix[:, :length]
+        lprobs = self._scorer.score_prefix(tokens) if length else None
         if lprobs is None:
             return
         lprobs = lprobs.masked_fill(lprobs.isnan(), -math.inf)
         total, sums = torch.zeros_like(lprobs[:, 0]), []
-        for column in lprobs.unbind(1):  # rounded as in a search word by word
+        for column in lprobs.unbind(1):  # rounded as in a search token by token
             total = total + column
             sums.append(total)
-        self._tokens = torch.cat([self._tokens, self._per_beam(words)], 1)
+        self._tokens = torch.cat([self._tokens, self._per_beam(tokens)], 1)
         self._sums = self._per_beam(torch.stack(sums, 1))
         self._total = self._first_beams(total)
 
     def step(self) -> None:
-        """Adds a word to every beam; takes out what has ended."""
-        settings, age = self._settings, self._tokens.size(1) - 1
+        """Adds a token to every beam; takes out what has ended."""
+        settings, position = self._settings, self._tokens.size(1) - 1
         logits, lse = self._scorer.score(self._tokens)
         if self._total is None:
             self._total = self._first_beams(lse.new_zeros(len(self.alive)))
         logits, lse = self._restricted(logits, lse)
-        # Padding is never chosen, so that at most the other words are candidates.
-        beam, words = settings.beam, logits.size(1)
-        count = min(2 * beam, (beam if age else 1) * words - 1)
+        # Padding is never chosen, so that at most the other tokens are candidates.
+        beam, vocab_size = settings.beam, logits.size(1)
+        count = min(2 * beam, (beam if position else 1) * vocab_size - 1)
         scores, index = top_candidates(logits, lse, self._total, beam, count)
         first = torch.arange(0, len(logits), beam, device=logits.device).unsqueeze(1)
-        parents = index.div(words, rounding_mode="floor").add_(first)
-        tokens = index.remainder(words)
+        parents = index.div(vocab_size, rounding_mode="floor").add_(first)
+        tokens = index.remainder(vocab_size)
         ends = tokens.eq(settings.eos).logical_and_(scores.gt(-math.inf))
-        ended = (ends[:, :beam] & ~self._void).nonzero()
+        ended = (ends[:, :beam] & ~self._padded).nonzero()
         done = self._finish(ended, scores, parents) if len(ended) else set()
-        if age == settings.max_len:
+        if position == settings.max_len:
             self._stop({sentence for sentence, _ in ended.tolist()})
             return
-        ends[:, :beam].logical_or_(self._void)
+        ends[:, :beam].logical_or_(self._padded)
         if done:
             kept = self._drop(done)
             scores, parents, tokens, ends = (x[kept] for x in (scores, parents, tokens, ends))
@@ -136,48 +136,48 @@ class _Search:
 
     def _restricted(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         """Applies the settings and the prefix to `logits`, in place where it can."""
-        settings, age = self._settings, self._tokens.size(1) - 1
-        inside = self._prefix is not None and age < self._prefix.size(1)
+        settings, position = self._settings, self._tokens.size(1) - 1
+        inside = self._prefix is not None and position < self._prefix.size(1)
         if settings.unk_penalty:
             logits = logits.to(lse.dtype)  # half precision would round the penalty
             unk = logits[:, settings.unk]
             charged = unk - settings.unk_penalty
-            if inside:  # forced words are not charged
-                charged = torch.where(self._prefix_words(age).ne(settings.pad), unk, charged)
+            if inside:  # forced tokens are not charged
+                charged = torch.where(self._prefix_tokens(position).ne(settings.pad), unk, charged)
             logits[:, settings.unk] = charged
         logits[:, settings.pad] = -math.inf
-        if age == settings.max_len:
+        if position == settings.max_len:
             self._force(logits, torch.full_like(self._tokens[:, 0], settings.eos))
         else:
             if inside:
                 assert self._prefix is not None
-                logits, lse = self._one_end(self._prefix[:, age].eq(settings.eos), logits, lse)
-                self._force(logits, self._prefix_words(age))
-            self._limit(logits, age)
+                logits, lse = self._one_end(self._prefix[:, position].eq(settings.eos), logits, lse)
+                self._force(logits, self._prefix_tokens(position))
+            self._limit(logits, position)
         if settings.no_repeat_ngram_size:
             forbid_repeats_(
-                logits, self._tokens, settings.no_repeat_ngram_size, age + 1, settings.eos
+                logits, self._tokens, settings.no_repeat_ngram_size, position + 1, settings.eos
             )
         return logits, lse
 
-    def _prefix_words(self, age: int) -> Tensor:
-        """The word that a prefix forces on every beam, int64 [N]; padding where any may follow."""
+    def _prefix_tokens(self, position: int) -> Tensor:
+        """The token that a prefix forces on every beam, int64 [N]; padding where any may follow."""
         assert self._prefix is not None
-        return self._per_beam(self._prefix[:, age])
+        return self._per_beam(self._prefix[:, position])
 
-    def _limit(self, logits: Tensor, age: int) -> None:
-        """Forbids an early eos and suppressed words in beams whose own prefix is over."""
+    def _limit(self, logits: Tensor, position: int) -> None:
+        """Forbids an early eos and suppressed tokens in beams whose own prefix is over."""
         settings, free = self._settings, None
-        if self._prefix is not None and age < self._prefix.size(1):
-            free = self._per_beam(prefix_is_over(self._prefix, age, settings.pad))
-        if age < settings.min_len:
+        if self._prefix is not None and position < self._prefix.size(1):
+            free = self._per_beam(prefix_is_over(self._prefix, position, settings.pad))
+        if position < settings.min_len:
             forbid_(logits, settings.eos, free)
         if settings.suppressed is not None:
             forbid_(logits, settings.suppressed, free)
 
-    def _force(self, logits: Tensor, words: Tensor) -> None:
-        """Forbids all but `words`, int64 [N]; nothing where that is padding."""
-        index = words.unsqueeze(1)
+    def _force(self, logits: Tensor, tokens: Tensor) -> None:
+        """Forbids all but `tokens`, int64 [N]; nothing where that is padding."""
+        index = tokens.unsqueeze(1)
         kept = logits.gather(1, index)
         logits.masked_fill_(index.ne(self._settings.pad), -math.inf).scatter_(1, index, kept)
 
@@ -186,10 +186,10 @@ class _Search:
         if not ending.any():
             return logits, lse
         assert self._prefix is not None and self._total is not None
-        beam, words = self._settings.beam, self._tokens[:, 1:]
-        given = self._prefix[ending, : words.size(1)]
-        if not torch.equal(words[::beam][ending], given):
-            raise ValueError(f"prefix: expected only words before an eos, got {given.tolist()}")
+        beam, tokens = self._settings.beam, self._tokens[:, 1:]
+        given = self._prefix[ending, : tokens.size(1)]
+        if not torch.equal(tokens[::beam][ending], given):
+            raise ValueError(f"prefix: expected only tokens before an eos, got {given.tolist()}")
         rows = torch.arange(len(logits), device=logits.device)
         rows -= rows.remainder(beam) * self._per_beam(ending)
         self._tokens, self._sums = self._tokens[rows], self._sums[rows]
@@ -230,7 +230,7 @@ class _Search:
             if position not in ended:
                 raise ValueError(
                     f"sentence {sentence}: expected a finite score at some end of it, got none; "
-                    "are there NaN in the logits, or is every word forbidden?"
+                    "are there NaN in the logits, or is every token forbidden?"
                 )
         self.alive = []
 
@@ -238,8 +238,8 @@ class _Search:
         """Takes out the sentences that are done; returns the positions of the others."""
         positions = [i for i in range(len(self.alive)) if i not in done]
         self.alive = [self.alive[i] for i in positions]
-        kept = torch.tensor(positions, dtype=torch.int64, device=self._void.device)
-        self._void = self._void[kept]
+        kept = torch.tensor(positions, dtype=torch.int64, device=self._padded.device)
+        self._padded = self._padded[kept]
         if self._prefix is not None:
             self._prefix = self._prefix[kept]
         if self._max_lengths is not None:
@@ -250,7 +250,7 @@ class _Search:
         """Makes the first candidates that do not end their sentence the new beams."""
         # Those that end come last, in case there are no others.
         chosen = ends.to(torch.uint8).argsort(dim=1, stable=True)[:, : self._settings.beam]
-        self._void = ends.gather(1, chosen)
+        self._padded = ends.gather(1, chosen)
         self._total = scores.gather(1, chosen).flatten()
         rows = parents.gather(1, chosen).flatten()
         tokens = tokens.gather(1, chosen).view(-1, 1)

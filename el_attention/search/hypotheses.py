@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 class Hypothesis(NamedTuple):
-    """A finished hypothesis of n words, the eos included.
+    """A finished hypothesis of n tokens, the eos included.
 
     Attributes:
         tokens: int64 [n].
         score: [], what hypotheses are ranked by.
-        positional_scores: [n], the log-probability of each word.
+        positional_scores: [n], the log-probability of each token.
     """
 
     tokens: Tensor

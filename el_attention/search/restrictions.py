@@ -9,9 +9,9 @@ from torch import Tensor
 from el_attention.ops import block_ngrams_
 
 
-def prefix_is_over(prefix: Tensor, age: int, pad: int) -> Tensor:
-    """Returns bool [G]: whether nothing but padding is in `prefix`, int64 [G, P], from `age` on."""
-    return prefix[:, age:].eq(pad).all(1)
+def prefix_is_over(prefix: Tensor, position: int, pad: int) -> Tensor:
+    """Returns bool [G]: whether `prefix`, int64 [G, P], has only padding from `position` on."""
+    return prefix[:, position:].eq(pad).all(1)
 
 
 def forbid_(scores: Tensor, tokens: Tensor | int, rows: Tensor | None) -> None:

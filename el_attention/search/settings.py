@@ -1,4 +1,4 @@
-"""What a search is given: its settings, and something that scores the next word."""
+"""What a search is given: its settings, and something that scores the next token."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Settings:
 
     Attributes:
         beam: beams of each sentence, B.
-        pad: the word that is never chosen.
-        unk: the unknown word.
-        eos: the word that ends a hypothesis.
-        max_len: most words of a hypothesis before its eos.
-        min_len: fewest words before the eos; holds once the prefix of a sentence is over.
-        length_penalty: a score is the sum of log-probabilities / (number of words) ** this; 0 for
+        pad: the token that is never chosen.
+        unk: the unknown token.
+        eos: the token that ends a hypothesis.
+        max_len: most tokens of a hypothesis before its eos.
+        min_len: fewest tokens before the eos; holds once the prefix of a sentence is over.
+        length_penalty: a score is the sum of log-probabilities / (number of tokens) ** this; 0 for
             the sum itself.
-        unk_penalty: what is taken from the log-probability of the unknown word, but where a prefix
+        unk_penalty: what is taken from the log-probability of the unknown token, but where a prefix
             forces it.
-        suppressed: int64 [n], words never chosen, but by a prefix; or None.
+        suppressed: int64 [n], tokens never chosen, but by a prefix; or None.
         no_repeat_ngram_size: n-grams of this length stand in a hypothesis once; 0 for no limit.
     """
 
@@ -40,13 +40,13 @@ class Settings:
 
 
 class Scorer(Protocol):
-    """Scores the next word of every beam, and follows the beams.
+    """Scores the next token of every beam, and follows the beams.
 
     G sentences of B beams each; the beams of a sentence are neighbours: N = G * B rows.
     """
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores every word after `tokens`.
+        """Scores every token after `tokens`.
 
         Args:
             tokens: int64 [N, T], one token longer than at the last call.
@@ -57,15 +57,15 @@ class Scorer(Protocol):
         """
         ...
 
-    def score_prefix(self, words: Tensor) -> Tensor | None:
-        """Scores words that all sentences begin with, before the first `score`.
+    def score_prefix(self, tokens: Tensor) -> Tensor | None:
+        """Scores tokens that all sentences begin with, before the first `score`.
 
         Args:
-            words: int64 [G, P], what follows the first token.
+            tokens: int64 [G, P], what follows the first token.
 
         Returns:
-            [G, P], the log-probability of each word after those before it, or None if the scorer
-            does not know: `score` is asked word by word then.
+            [G, P], the log-probability of each token after those before it, or None if the scorer
+            does not know: `score` is asked token by token then.
         """
         ...
 

@@ -99,12 +99,11 @@ class RowCache:
         columns = torch.arange(len(sentences), device=sentences.device)
 
         def copy(tensors: list[Tensor]) -> Tensor:
-            rows = torch.cat(
-                [
-                    tensor[:, segment.columns[sentences]]
-                    for tensor, segment in zip(tensors, segments, strict=False)
-                ]
-            )
+            number = sum(map(len, tensors))
+            rows = tensors[0].new_empty(number, len(sentences), *tensors[0].shape[2:])
+            parts = rows.split([len(tensor) for tensor in tensors])
+            for part, tensor, segment in zip(parts, tensors, segments, strict=False):
+                part.copy_(tensor[:, segment.columns[sentences]])
             # An index with strides of its own would give its strides to the result.
             return rows if kept is None else rows[kept.t().contiguous(), columns]
 

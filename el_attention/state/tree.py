@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GROWTH = 32  # least rows of a new segment
-MAX_SEGMENTS = 16  # more would be too many for the compiled operators
+# More would be too many for the compiled operators.  Fewer, down to a single one that grows by
+# copying, were not faster, and the copies needed memory at the peak.
+MAX_SEGMENTS = 16
 
 
 def growth(rows: int, beam: int) -> int:

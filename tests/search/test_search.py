@@ -87,15 +87,15 @@ class TableScorer:
         logits = self.table.score(self.sentences, tokens) / self.temperature
         return logits, log_sum_exp(logits)
 
-    def score_prefix(self, words: Tensor) -> Tensor | None:
+    def score_prefix(self, tokens: Tensor) -> Tensor | None:
         if not self.at_once:
             return None
-        tokens = torch.cat([torch.full_like(words[:, :1], START), words], 1)
-        sentences, scores = torch.arange(len(words)), []
-        for place in range(words.size(1)):
-            logits = self.table.score(sentences, tokens[:, : place + 1]) / self.temperature
+        read = torch.cat([torch.full_like(tokens[:, :1], START), tokens], 1)
+        sentences, scores = torch.arange(len(tokens)), []
+        for place in range(tokens.size(1)):
+            logits = self.table.score(sentences, read[:, : place + 1]) / self.temperature
             lprobs = logits.log_softmax(-1, torch.float32)
-            scores.append(lprobs.gather(1, words[:, place : place + 1]))
+            scores.append(lprobs.gather(1, tokens[:, place : place + 1]))
         return torch.cat(scores, 1)
 
     def reorder(self, parents: Tensor) -> None:
@@ -355,7 +355,7 @@ def test_a_prefix_of_nothing_but_an_end() -> None:
     [
         (Case(options=(("max_len_b", 2), ("min_len", 3))), "expected at most max_len, 2, got 3"),
         (Case(options=OPTIONS, nans=1.0), "sentence 0: expected a finite score"),
-        (Case(options=OPTIONS, prefix=((1, -2, -1), (2, 3, 4))), "expected only words before"),
+        (Case(options=OPTIONS, prefix=((1, -2, -1), (2, 3, 4))), "expected only tokens before"),
     ],
 )
 def test_what_stock_refuses_is_refused_with_a_reason(case, message) -> None:
