@@ -46,6 +46,8 @@ class EncoderDecoder(Family):
         scales: whether the decoder scales token embeddings, and not their own class.
         norms_tokens: whether token embeddings are normalized before positions are added.
         masks_source: whether the decoder is told where the source is padding.
+        skips_padding: whether tokens that are padding have no position, and do not count, where
+            positions are sinusoidal.
         around: what the name of the class around its decoder ends with; None if nothing is.
         decoder_name: what the name of the class of its decoder ends with.
     """
@@ -57,6 +59,7 @@ class EncoderDecoder(Family):
     scales: bool = False
     norms_tokens: bool = False
     masks_source: bool = True
+    skips_padding: bool = False
     around: str | None = "Model"
     decoder_name: str = "Decoder"
 
@@ -131,7 +134,7 @@ class EncoderDecoder(Family):
     def positions(self, model: Any, tokens: Tensor, past: int) -> Tensor | None:
         """Returns the positions of tokens, int64 [N, n], or None if they just follow."""
         table = self._decoder(model).embed_positions
-        if not _skips_padding(table):
+        if not self._skips(table):
             return None
         counts = tokens.ne(table.padding_idx).long()
         # Padding has the row before that of position 0.
@@ -144,6 +147,9 @@ class EncoderDecoder(Family):
     def _decoder(self, model: Any) -> Any:
         return model.model if self.around is None else model.model.decoder
 
+    def _skips(self, positions: Any) -> bool:
+        return self.skips_padding and not isinstance(positions, nn.Embedding)
+
     def _embedding(self, decoder: Any) -> EmbeddingSpec:
         tokens, positions = decoder.embed_tokens, decoder.embed_positions
         normed = optional_norm(getattr(decoder, "layernorm_embedding", None))
@@ -154,7 +160,7 @@ class EncoderDecoder(Family):
             scale=decoder.embed_scale if self.scales else getattr(tokens, "embed_scale", 1.0),
             tokens_norm=normed if self.norms_tokens else None,
             positions=positions.weight if hasattr(positions, "weight") else positions.weights,
-            offset=positions.padding_idx + 1 if _skips_padding(positions) else offset,
+            offset=positions.padding_idx + 1 if self._skips(positions) else offset,
             norm=None if self.norms_tokens else normed,
         )
 
@@ -204,8 +210,3 @@ def attention(module: Any) -> AttentionSpec:
         output=affine(module.out_proj),
         scale=module.scaling,
     )
-
-
-def _skips_padding(positions: Any) -> bool:
-    """Whether tokens that are padding have no position, and do not count."""
-    return hasattr(positions, "create_position_ids_from_input_ids")

@@ -31,7 +31,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
         "Pegasus", pre_norm=True, positions_names=_SINUSOIDAL, scales=True
     ),
     ("m2m_100", f"M2M100{_FOR_GENERATION}"): EncoderDecoder(
-        "M2M100", pre_norm=True, positions_names=_SINUSOIDAL
+        "M2M100", pre_norm=True, positions_names=_SINUSOIDAL, skips_padding=True
     ),
     ("whisper", f"Whisper{_FOR_GENERATION}"): EncoderDecoder(
         "Whisper",
@@ -41,7 +41,11 @@ FAMILIES: dict[tuple[str, str], Family] = {
         masks_source=False,
     ),
     ("speech_to_text", f"Speech2Text{_FOR_GENERATION}"): Speech2Text(
-        "Speech2Text", pre_norm=True, positions_names=_SINUSOIDAL, scales=True
+        "Speech2Text",
+        pre_norm=True,
+        positions_names=_SINUSOIDAL,
+        scales=True,
+        skips_padding=True,
     ),
     ("bart", "BartForCausalLM"): Decoder("Bart", pre_norm=False),
     ("plbart", "PLBartForCausalLM"): Decoder("PLBart", pre_norm=False),
@@ -61,6 +65,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
         pre_norm=False,
         positions_names=("LearnedPositionalEmbedding", *_SINUSOIDAL),
         head="output_projection",
+        skips_padding=True,
     ),
     ("xglm", "XGLMForCausalLM"): Decoder(
         "XGLM", pre_norm=True, positions_names=_SINUSOIDAL, around=None, decoder_name="Model"

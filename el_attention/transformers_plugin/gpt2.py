@@ -100,7 +100,8 @@ def _attention(module: Any) -> AttentionSpec:
         key=key,
         value=value,
         output=_transposed(module.c_proj),
-        scale=module.scaling,
+        # Transformers 4 has no attribute for it.
+        scale=getattr(module, "scaling", module.head_dim**-0.5),
     )
 
 

@@ -18,6 +18,7 @@ from el_attention.cost import Architecture, Stack
 from el_attention.decoder import DecoderSpec
 from el_attention.specialize import Specialized
 from el_attention.state import Source
+from el_attention.transformers_plugin import version_4
 from el_attention.transformers_plugin.beam_search import BeamSearch, rules_of, stop_by_row
 from el_attention.transformers_plugin.cache import DecodingCache
 from el_attention.transformers_plugin.families import family_of
@@ -105,7 +106,7 @@ class ELModel(Specialized, _Model):
         if reason is None and len(added) != 1:
             reason = "use_cache is off"
         if reason is None:
-            reason = unserved_model(self)
+            reason = unserved_model(self) or version_4.unserved(self, generation_config)
         if reason is None:
             cache = self._el_cache(generation_config, before, beam)
             if isinstance(cache, DecodingCache):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from transformers.cache_utils import Cache
@@ -25,6 +24,7 @@ MODES = (
 # The arguments of a model's forward that a run may have.
 ARGUMENTS = (
     "attention_mask",
+    "cache_position",
     "decoder_attention_mask",
     "decoder_position_ids",
     "encoder_outputs",
@@ -40,8 +40,6 @@ def unserved_model(model: Any) -> str | None:
     family = family_of(model)
     if family is None:
         return unserved_family(model)
-    if int(transformers.__version__.split(".")[0]) < 5:
-        return f"Transformers {transformers.__version__} is older than 5.0"
     if hasattr(model, "_reorder_cache"):
         return "it reorders its cache in its own way"
     if model.training:

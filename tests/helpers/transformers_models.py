@@ -8,6 +8,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from el_attention.transformers_plugin.version_4 import IS_4
+
+CACHE = "past_key_values" if IS_4 else "cache"
 PLANS = ("expanded-query", "shared-projection")
 VOCAB_SIZE, WIDTH = 23, 12
 

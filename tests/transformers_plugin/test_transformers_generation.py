@@ -15,13 +15,13 @@ from torch import Tensor, nn
 import el_attention
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
-if int(transformers.__version__.split(".")[0]) < 5:
-    pytest.skip("runs are served from Transformers 5.0 on", allow_module_level=True)
 
 from el_attention.decoder import Decoding  # noqa: E402
 from el_attention.transformers_plugin.cache import DecodingCache  # noqa: E402
 from el_attention.transformers_plugin.families import FAMILIES  # noqa: E402
+from el_attention.transformers_plugin.version_4 import IS_4  # noqa: E402
 from transformers_models import (  # noqa: E402
+    CACHE,
     COMPOSITES,
     MODELS,
     OPTIONS,
@@ -47,6 +47,12 @@ def test_every_family_is_tried() -> None:
 def test_every_family_generates_what_it_did(name, plan, dtype) -> None:
     if "xglm" in name and dtype == torch.float64:
         pytest.skip("stock XGLM fails in float64: it makes its least score in float32")
+    if IS_4 and name == "gpt2, scaled by layers":
+        pytest.skip("Transformers 4 scales in one implementation of attention only")
+    if IS_4 and name == "whisper":
+        pytest.skip("results with a cache take the way of Transformers 4")
+    if name == "marian, two vocabularies" and IS_4:
+        pytest.skip("stock beam search of Transformers 4 takes the size of the other vocabulary")
     model = build(name, dtype)
     arguments = inputs(model)
     for options in ({}, {"num_beams": 4, "num_return_sequences": 2}):
@@ -59,7 +65,7 @@ def test_every_family_generates_what_it_did(name, plan, dtype) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", [*TWO, "whisper"])
+@pytest.mark.parametrize("name", TWO)
 def test_either_kind_of_operators_serves(name, plan, operators) -> None:
     model = build(name, torch.float32)
     arguments = inputs(model)
@@ -72,6 +78,8 @@ def test_either_kind_of_operators_serves(name, plan, operators) -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", [*TWO, "m2m_100"])
 def test_every_search_finds_what_it_did(name, options) -> None:
+    if IS_4 and name == "m2m_100" and "do_sample" in OPTIONS[options]:
+        pytest.skip("the forward of M2M100 in Transformers 4 draws random numbers")
     model = build(name)
     arguments = inputs(model)
     expected = generated(model, arguments, **OPTIONS[options])
@@ -96,14 +104,14 @@ def test_prompts_of_several_tokens(name, num_beams) -> None:
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("name", ["bart", "m2m_100", "bert to gpt2", "vit to trocr, projected"])
 def test_prompts_of_decoders_may_be_padded(name, num_beams) -> None:
-    model = build(name)
+    model = build(name, torch.float32)
     prompt = torch.tensor([[2, 5, 6, 9, 7], [1, 1, 2, 8, 9], [1, 2, 4, 4, 4]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
     arguments = {**inputs(model), "decoder_input_ids": prompt, "decoder_attention_mask": mask}
     expected = generated(model, arguments, num_beams=num_beams)
     found = generated(el_attention.convert(model), arguments, num_beams=num_beams)
     assert_served(model)
-    assert_same(expected, found, 1e-6)
+    assert_same(expected, found, 1e-5)
 
 
 @pytest.mark.parametrize("name", TWO)
@@ -255,20 +263,38 @@ def test_other_ways_of_generating_are_those_of_transformers(caplog) -> None:
         (single, {"prompt_lookup_num_tokens": 2}, "assisted_generation"),
         (single, {"assistant_model": build("gpt2")}, "assisted_generation"),
         (right, {"num_beams": 2}, "prompts are padded on the right"),
-        ({**single, "cache": None}, {}, "the model was given cache"),
+        ({**single, CACHE: None}, {}, f"the model was given {CACHE}"),
     ]
     for arguments, options, reason in cases:
         results = []
         for one in (model, el_attention.convert(copy.deepcopy(model))):
             given = dict(arguments)
-            if "cache" in given:
-                given["cache"] = transformers.DynamicCache(config=one.config)
+            if CACHE in given:
+                given[CACHE] = transformers.DynamicCache(config=one.config)
             torch.manual_seed(0)
             with caplog.at_level(logging.INFO, logger="el_attention"):
                 results.append(one.generate(**given, **options, max_length=20))
         assert torch.equal(*results)
         assert reason in caplog.text
         caplog.clear()
+
+
+@pytest.mark.skipif(not IS_4, reason="of Transformers 4")
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("gpt2, scaled by layers", {}, "the scale of its attention depends on the implementation"),
+        ("m2m_100", {"do_sample": True}, "its forward draws random numbers that it does not use"),
+        ("whisper", {}, "its generate takes the cache of the result apart"),
+    ],
+)
+def test_what_transformers_4_does_otherwise(name, options, reason) -> None:
+    model = build(name)
+    arguments = inputs(model)
+    expected = generated(model, arguments, **options)
+    found = generated(el_attention.convert(model), arguments, **options)
+    assert_same(expected, found, 0.0)
+    assert model.el_announced == {reason}
 
 
 def test_a_converted_model_may_assist() -> None:
@@ -282,7 +308,7 @@ def test_a_converted_model_may_assist() -> None:
 
 def test_the_cache_of_a_run_refuses_another_use() -> None:
     model = el_attention.convert(build("gpt2"))
-    cache = generated(model, inputs(model)).get("cache")
+    cache = generated(model, inputs(model)).get(CACHE)
     with pytest.raises(TypeError, match="got that of a run of generate with EL-attention"):
         cache.crop(3)
     with pytest.raises(TypeError, match="give generate a DynamicCache"):
