@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 QUICK := tests/ops/test_operators.py tests/ops/test_operator_contracts.py tests/ops/test_candidates.py \
-  tests/ops/test_ngrams.py tests/state tests/decoder tests/search tests/cost tests/project/test_imports.py \
+  tests/fairseq_plugin/test_ngrams.py tests/state tests/decoder tests/search tests/cost tests/project/test_imports.py \
   tests/project/test_plain.py tests/examples/test_minimal_example.py \
   $(patsubst %,tests/fairseq_plugin/test_%.py,no_copies described_decoder parts fallbacks)
 TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/research/tables/all.sh

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from fairseq import utils
 from torch import Tensor
 from torch.nn import functional
 
-from clidata import Workspace, write_corpora
 from el_attention.ops import extension
+
+if TYPE_CHECKING:
+    from clidata import Workspace
 
 # Tiny models are slower with threads, above all when several test processes share the cores.
 torch.set_num_threads(1)
@@ -19,6 +20,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    from clidata import write_corpora
+
     return write_corpora(tmp_path_factory.mktemp("fairseq"))
 
 
@@ -34,6 +37,7 @@ def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets stock fairseq compute softmax in float64, where it would round to float32."""
+    from fairseq import utils
 
     def in_own_dtype(function: Any) -> Any:
         def call(x: Tensor, dim: int, onnx_trace: bool = False) -> Tensor:

@@ -20,6 +20,8 @@ _INSTALL_FAIRSEQ = (
     else "pip install cython numpy setuptools wheel ninja, "
     "then pip install --no-build-isolation fairseq-fixed"
 )
+# The versions whose tests were run: the front end stands on methods that versions change.
+TRIED_TRANSFORMERS = ("4.57", "5.24")
 
 
 class Level(enum.Enum):
@@ -65,6 +67,7 @@ def collect() -> list[Finding]:
         _fairseq_provider(),
         _fairseq_import(),
         _plugin(),
+        _transformers(),
         _extension(),
         *_cuda(),
         Finding("user-dir", str(user_dir())),
@@ -129,8 +132,11 @@ def _fairseq_import() -> Finding:
     error = el_attention.fairseq_error
     if error is None:
         return Finding("import", "fairseq and the plugin import")
+    level = Level.ERROR
     if isinstance(error, ModuleNotFoundError) and error.name == "fairseq":
         remedy = _INSTALL_FAIRSEQ
+        if _transformers_error() is None:  # the other front end is enough
+            level = Level.WARNING
     elif sys.version_info >= (3, 11) and "mutable default" in str(error):
         remedy = (
             "the official fairseq 0.12.2 does not run on Python 3.11 and newer: "
@@ -138,7 +144,7 @@ def _fairseq_import() -> Finding:
         )
     else:
         remedy = "python -c 'import el_attention; raise el_attention.fairseq_error' shows where"
-    return Finding("import", f"{type(error).__name__}: {error}", Level.ERROR, remedy)
+    return Finding("import", f"{type(error).__name__}: {error}", level, remedy)
 
 
 def _plugin() -> Finding:
@@ -154,6 +160,37 @@ def _plugin() -> Finding:
             Level.ERROR,
         )
     return Finding("plugin", f"registered tasks: {', '.join(tasks)}")
+
+
+def _transformers() -> Finding:
+    error = _transformers_error()
+    if isinstance(error, ModuleNotFoundError) and error.name == "transformers":
+        return Finding("transformers", "not installed: needed for its models only")
+    if error is not None:
+        return Finding(
+            "transformers",
+            f"{type(error).__name__}: {error}",
+            Level.WARNING,
+            "python -c 'import el_attention.transformers_plugin' shows where",
+        )
+    version = metadata.version("transformers")
+    if ".".join(version.split(".")[:2]) in TRIED_TRANSFORMERS:
+        return Finding("transformers", version)
+    return Finding(
+        "transformers",
+        f"{version} was not tried, {' and '.join(TRIED_TRANSFORMERS)} were: generation may fail "
+        "or give other results",
+        Level.WARNING,
+        f"pip install 'transformers=={TRIED_TRANSFORMERS[-1]}.*'",
+    )
+
+
+def _transformers_error() -> Exception | None:
+    try:
+        importlib.import_module("el_attention.transformers_plugin")
+    except Exception as error:  # it fails in many ways, as where torchaudio does not fit torch
+        return error
+    return None
 
 
 def _extension() -> Finding:

@@ -133,7 +133,10 @@ class ELModel(Specialized, _Model):
         **model_kwargs: Any,
     ) -> Any:
         cache = next((x for x in model_kwargs.values() if isinstance(x, DecodingCache)), None)
-        rules = None if cache is None else rules_of(generation_config, cache.vocab_size)
+        rules = None
+        # The rules are those of Transformers 5.
+        if cache is not None and not version_4.IS_4:
+            rules = rules_of(generation_config, cache.vocab_size)
         if cache is None or rules is None:
             return super()._beam_search(
                 input_ids,

@@ -29,6 +29,12 @@ def run_module(*arguments, cwd, first_on_path=()):
     )
 
 
+def shadow(folder, name, source):
+    """Makes a package that stands before that of the environment."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(source)
+
+
 def findings_by_topic():
     return {finding.topic: finding for finding in doctor.collect()}
 
@@ -69,8 +75,8 @@ def test_doctor_reports_a_usable_installation(arguments, capsys):
     ],
 )
 def test_doctor_survives_missing_and_broken_fairseq(tmp_path, source, expected):
-    (tmp_path / "fairseq").mkdir()
-    (tmp_path / "fairseq" / "__init__.py").write_text(source)
+    shadow(tmp_path, "fairseq", source)
+    shadow(tmp_path, "transformers", "raise ModuleNotFoundError(name='transformers')")
     result = run_module(cwd=tmp_path, first_on_path=[tmp_path])
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
@@ -78,6 +84,51 @@ def test_doctor_survives_missing_and_broken_fairseq(tmp_path, source, expected):
         assert text in result.stdout
     path = run_module("user-dir", cwd=tmp_path, first_on_path=[tmp_path])
     assert (path.returncode, path.stdout) == (0, f"{doctor.user_dir()}\n")
+
+
+def test_doctor_is_content_with_transformers_alone(tmp_path):
+    pytest.importorskip("transformers")
+    shadow(tmp_path, "fairseq", "raise ModuleNotFoundError(name='fairseq')")
+    result = run_module(cwd=tmp_path, first_on_path=[tmp_path])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "import        warning: ModuleNotFoundError" in result.stdout
+    assert result.stdout.splitlines()[-1].split() == ["verdict", "usable"]
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("4.56.2", Level.WARNING),
+        ("4.57.6", Level.OK),
+        ("5.3.0", Level.WARNING),
+        ("5.24.1", Level.OK),
+        ("5.240", Level.WARNING),
+    ],
+)
+def test_doctor_warns_of_versions_of_transformers_that_were_not_tried(monkeypatch, version, level):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    finding = findings_by_topic()["transformers"]
+    assert (finding.level, version in finding.text) == (level, True)
+    assert ("pip install 'transformers==5.24.*'" in finding.remedy) == (level is Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "text"),
+    [
+        (ModuleNotFoundError("No module", name="transformers"), Level.OK, "not installed"),
+        (ModuleNotFoundError("No module", name="huggingface_hub"), Level.WARNING, "No module"),
+        (RuntimeError("torchaudio does not fit"), Level.WARNING, "torchaudio does not fit"),
+    ],
+)
+def test_doctor_says_why_transformers_cannot_be_used(monkeypatch, error, level, text):
+    def fail(name):
+        raise error
+
+    monkeypatch.setattr(doctor.importlib, "import_module", fail)
+    monkeypatch.setattr(extension, "obstacle", "not built: this test does without")
+    finding = findings_by_topic()["transformers"]
+    assert (finding.level, text in finding.text) == (level, True)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="fairseq 0.12.2 works on Python 3.10")

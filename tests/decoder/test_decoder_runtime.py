@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from el_attention.attention import Planner
+from el_attention.attention import PLANS, Planner
 from el_attention.cost import Architecture, Stack
 from el_attention.decoder import (
     Affine,
@@ -24,7 +24,6 @@ from el_attention.decoder import (
 )
 from el_attention.state import Source
 from random_decoder import POSITIONS, VOCAB_SIZE, WIDTH, Shape, logits_of, random_decoder
-from tiny import PLANS
 
 # Every way in which a shape differs from the default, and some of them together.
 SHAPES: dict[str, Shape] = {

@@ -21,7 +21,6 @@ from torch import Tensor
 import el_attention
 from el_attention.ops import Attended, Rows, attend, can_run, compiled, extension, reference
 from el_attention.ops.compiled import MAX_PIECES
-from tiny import batch, build, dictionary, generator_of
 
 pytestmark = pytest.mark.skipif(
     extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
@@ -521,6 +520,9 @@ def test_more_pieces_than_the_compiled_operators_take_are_read_by_the_reference(
 
 @pytest.mark.parametrize("obstacle", [None, "not built: nobody did"])
 def test_the_kind_of_operators_is_logged_once_for_a_model(obstacle, caplog, monkeypatch) -> None:
+    pytest.importorskip("fairseq")
+    from tiny import batch, build, dictionary, generator_of
+
     monkeypatch.setattr(extension, "obstacle", obstacle)
     symbols = dictionary()
     generator = el_attention.convert(generator_of([build("bart", symbols)], symbols, {"beam": 2}))

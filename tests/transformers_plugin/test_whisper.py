@@ -60,7 +60,7 @@ SHORT: dict[str, dict[str, Any]] = {
 LONG: dict[str, dict[str, Any]] = {
     "times": {},
     "beams": {"num_beams": 3, "return_segments": True},
-    "what was said": {"condition_on_prev_tokens": True},
+    "what was said": {"condition_on_prev_tokens": True, "num_beams": 2},
     "a prompt": {
         "prompt_ids": torch.tensor([44, 8, 9, 10]),
         "prompt_condition_type": "all-segments",
