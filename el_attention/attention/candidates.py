@@ -18,9 +18,9 @@ from el_attention.cost import (
     memory_of,
 )
 
-# Times this close count as equal; then the smaller states are chosen.
+# Relative difference below which two times count as equal.
 EQUAL = 0.005
-LARGEST = 2**20  # bound of the searches below
+LARGEST = 2**20  # upper bound of the searches for a size
 # The kinds of attention that have a plan of their own.
 SELF, SOURCE = "self-attention", "encoder-decoder attention"
 
@@ -135,10 +135,10 @@ def largest_batch_in(
 
     Args:
         arch: the model; its weights do not count.
-        plans: of its attentions.
+        plans: the plans of its attentions.
         load: what is generated; its own batch does not matter.
         available: bytes.
-        limit: of the batch.
+        limit: the largest batch to consider.
     """
 
     def fits(batch: int) -> bool:
@@ -164,9 +164,9 @@ def ranges(
         load: what is generated.
         device: what it runs on.
         rates: what software reaches of the device.
-        available: as for `best`.
-        field: of `Workload`: "batch", "beam" or "source".
-        values: that it takes, in order, at least one.
+        available: bytes for states and temporaries.
+        field: the field of `Workload` that grows: "batch", "beam" or "source".
+        values: the values that it takes, in order, at least one.
 
     Returns:
         First and last value of each range in which one choice of plans is best, and that choice at

@@ -13,7 +13,7 @@ from el_attention.cost import Architecture, Plans, Workload
 from el_attention.robust.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
-# Tokens that plans are made for: how many it will be is known only at the end.
+# The number of tokens that a plan is chosen for: the true one is known only at the end.
 EXPECTED_TOKENS = 64
 
 
@@ -36,8 +36,8 @@ class Planner:
 
         Args:
             name: one of `PLAN_CHOICES`.
-            architecture: of the model.
-            budget: bytes for states and temporaries; None for what is free.
+            architecture: the sizes of the model.
+            budget: bytes for states and temporaries; None for all free memory.
 
         Raises:
             ValueError: if there is no such plan.
@@ -59,7 +59,7 @@ class Planner:
         """Returns the choice for each kind of attention, `SELF` and `SOURCE`, of a generation.
 
         Args:
-            dtype: of the states.
+            dtype: the dtype of the states.
             device: where they are.
             sentences: number of sentences.
             beam: beams of each.
@@ -78,8 +78,8 @@ class Planner:
     def choose(self, load: Workload, device: torch.device) -> dict[str, Choice]:
         """Returns the choice for each kind of attention, `SELF` and `SOURCE`.
 
-        "auto" takes the plans whose generation is predicted to be fastest, of those whose states
-        fit; where times are equal, the smaller states.
+        "auto" takes the fastest of the plans whose states fit, by prediction; of equally fast ones
+        the one with the smallest states.
 
         Args:
             load: what is generated.

@@ -29,7 +29,8 @@ def rates_of(device: torch.device, dtype: torch.dtype) -> tuple[Device, Rates]:
 
     Args:
         device: where attention runs.
-        dtype: of weights and states; of the rates of others where the device has none for it.
+        dtype: the dtype of weights and states; where the device has no rate for it, its lowest is
+            taken.
     """
     known, rates = (CPU, MEASURED) if device.type == "cpu" else (_gpu(device), FITTED)
     name = str(dtype).removeprefix("torch.")

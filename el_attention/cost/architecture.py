@@ -11,11 +11,11 @@ class Stack:
 
     Attributes:
         layers: number of layers, L.
-        width: of the residual stream, d.
+        width: the width of the residual stream, d.
         ffn: inner width of the feed-forward block, f.
         heads: number of attention heads, H.
-        inner: tensors of the inner width that are alive while the activation is computed: its
-            argument and its result; more if it is put together from several operators.
+        inner: how many tensors of the inner width are alive while the activation is computed: its
+            argument and its result; more if several operators compute it.
     """
 
     layers: int
@@ -26,7 +26,7 @@ class Stack:
 
     @property
     def layer_weights(self) -> int:
-        """Weights of a layer but for encoder-decoder attention: q, k, v, out, two of the ffn."""
+        """Weights of a layer without encoder-decoder attention: q, k, v, out, two of the ffn."""
         return 4 * self.width**2 + 2 * self.width * self.ffn
 
 

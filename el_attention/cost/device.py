@@ -15,7 +15,7 @@ class Device:
     Attributes:
         name: what users call it.
         memory: bytes that processes can allocate.
-        bandwidth: of its memory, bytes/s.
+        bandwidth: the bandwidth of its memory, bytes/s.
         flops: FLOP/s of dense matrix products (two per multiply-add), by dtype.
     """
 

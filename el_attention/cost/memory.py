@@ -25,11 +25,11 @@ class Memory:
     """Bytes at the last step of a generation, when states are longest.
 
     Attributes:
-        weights: of the model.
+        weights: the weights of the model.
         input_states: what attention reads of sources or prompts; the paper's table.
         outputs: encoder outputs kept beside that.
-        self_states: of generated tokens.
-        decoding: temporaries of the step, the largest of those that are not alive together.
+        self_states: the states of generated tokens.
+        decoding: temporaries of the step; of those that are never alive together, the largest.
         encoding: the pass over sources or prompts, before there is anything else but weights.
     """
 
@@ -91,7 +91,7 @@ def memory_of(arch: Architecture, plans: Plans, load: Workload) -> Memory:
 
     Args:
         arch: the model.
-        plans: of its attentions.
+        plans: the plans of its attentions.
         load: what is generated.
     """
     has_output = arch.encoder is not None and not plans.expanded

@@ -87,7 +87,7 @@ class CostModel:
 
     Attributes:
         arch: the model.
-        plans: of its attentions.
+        plans: the plans of its attentions.
         load: what is generated.
         device: what it runs on.
         rates: what software reaches of the device.

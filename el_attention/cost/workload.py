@@ -17,13 +17,13 @@ class Workload:
     Sentences finish evenly between `first_end` and `last_end`, and leave the batch.
 
     Attributes:
-        dtype: of weights, states and activations.
+        dtype: the dtype of weights, states and activations.
         batch: sentences, G.
         beam: hypotheses per sentence, B.
         source: tokens of a source or prompt, padding included, S.
         first_end: steps after which the first sentence is finished.
         last_end: steps after which the last one is.
-        groups: of diverse beam search; 1 for any other search.
+        groups: groups of a diverse beam search; 1 for any other search.
     """
 
     dtype: str

@@ -36,7 +36,7 @@ class AttentionStep:
         """
         self.plan = plan
         self._module = module
-        self._over_itself: bool = module.self_attention
+        self._is_self_attn: bool = module.self_attention
         self._shape = (module.num_heads, module.head_dim)
         self._scaling: float = module.scaling
         self._projections = Projections(
@@ -74,7 +74,7 @@ class AttentionStep:
         """
         states, modules = state.states, state.modules
         grouped = (projected * self._scaling).view(-1, states.tree.beam, *self._shape)
-        if self._over_itself:
+        if self._is_self_attn:
             rows = modules.append(self._module, self.payload(query), states)
             view = states.view
         else:
@@ -98,9 +98,9 @@ class AttentionStep:
 
     def _draw(self, dropout: FairseqDropout, query: Tensor, view: View, position: int) -> Tensor:
         """Draws a dropout mask in fairseq's order, so that one seed gives one result."""
-        tokens = position + 1 if self._over_itself else view.segments[0][0]
+        tokens = position + 1 if self._is_self_attn else view.segments[0][0]
         mask = dropout(query.new_ones(*query.shape[:-1], tokens + len(self._sinks)))
-        if not self._over_itself:
+        if not self._is_self_attn:
             return mask
         assert view.positions is not None
         by_token, rest = mask.split([tokens, len(self._sinks)], -1)

@@ -70,13 +70,13 @@ class ELEnsemble(Specialized, _Ensemble):
             if is_plain and self.prompt is not None:
                 decoder.take_prompt(state, self.prompt)
 
-    def inside_prompt(self, age: int, incremental_states: list[dict[str, Any]]) -> bool:
-        """Whether position `age` is known of all sentences, to every model."""
+    def inside_prompt(self, position: int, incremental_states: list[dict[str, Any]]) -> bool:
+        """Whether the token at `position` is known of all sentences, to every model."""
         states = [DecodingState.find(state) for state in incremental_states]
         return all(
             state is not None
             and state.prompt is not None
-            and bool((age < state.prompt.lengths).all())
+            and bool((position < state.prompt.lengths).all())
             for state in states
         )
 

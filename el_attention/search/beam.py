@@ -30,7 +30,7 @@ def beam_search(
 
     Args:
         scorer: scores the next token.
-        settings: of the search.
+        settings: the settings of the search.
         start: int64 [G], the first token of every sentence, which is in no hypothesis.
         prefix: int64 [G, P], tokens that hypotheses begin with; padding where any may follow.  An
             eos ends all beams of its sentence.

@@ -39,7 +39,7 @@ class RowCache:
         Args:
             payload: [G * B, kv_heads, width] each.
             mappings: where they go.
-            segments: of the tree; missing ones are allocated.
+            segments: the segments of the tree; missing ones are allocated.
         """
         for segment in segments[len(self.segments) :]:
             self.segments.append(_allocate(payload, segment))
@@ -71,7 +71,7 @@ class RowCache:
         """Shows the rows of a view, in place.
 
         Args:
-            view: of the tree whose segments these are.
+            view: a view of the tree whose segments these are.
 
         Returns:
             The operand of `el_attention.ops.attend`.
@@ -89,7 +89,7 @@ class RowCache:
         """Copies rows into a cache of one segment.
 
         Args:
-            segments: of the tree the rows lie in.
+            segments: the segments of the tree that the rows lie in.
             sentences: int64 [N], the sentence of each new column.
             kept: int64 [N, rows], the rows each new column keeps; None for all.
 

@@ -90,7 +90,7 @@ class States:
         """Makes room for the next token of every beam; once per step for all layers.
 
         Args:
-            position: of the tokens in their sequences, or int64 [G' * B], of each.
+            position: the position of all tokens in their sequences, or int64 [G' * B], of each.
             is_padding: bool [G' * B], beams whose token is padding, or None.
             active: int64 [G'], the sentences that take the step, or None for all.
         """

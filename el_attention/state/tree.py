@@ -134,7 +134,7 @@ class BeamTree:
 
         Args:
             is_padding: bool [G, P], the rows that no beam sees.
-            positions: int64 [G, P], of their tokens.
+            positions: int64 [G, P], the positions of their tokens.
 
         Raises:
             ValueError: if the tree is not empty.
@@ -154,7 +154,7 @@ class BeamTree:
         """Gives every beam a row for its newest token.
 
         Args:
-            position: of the tokens in their sequences, or int64 [G' * B], of each.
+            position: the position of all tokens in their sequences, or int64 [G' * B], of each.
             is_padding: bool [G' * B], beams whose token is padding, which no beam sees; or None.
             active: int64 [G'], the sentences that take this step, or None for all.
 
