@@ -17,11 +17,13 @@ from typing import Any
 import torch
 
 from benchmarks import floor, report
-from benchmarks.cases import MODELS, Case, shrunk
+from benchmarks.cases import MODELS, Case, Model, shrunk
 from benchmarks.run import measure
 from benchmarks.systems import DEFAULT, SYSTEMS
 from benchmarks.weights import write_checkpoint
 from common.measurements import machine
+
+DEFAULT_MODELS = [name for name, model in MODELS.items() if model.is_of_fairseq]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
     """
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=[*MODELS], default=[*MODELS])
+    parser.add_argument("--models", nargs="+", choices=[*MODELS], default=DEFAULT_MODELS)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 32], metavar="SENTENCES")
     parser.add_argument("--systems", nargs="+", choices=[*SYSTEMS], default=DEFAULT)
     for name, default, text in (
@@ -50,13 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--steps: expected at least 2, got {options.steps}")
 
     logging.disable(logging.INFO)
-    reasons = {name: SYSTEMS[name][0].reason_against() for name in options.systems}
-    systems = [name for name, reason in reasons.items() if reason is None]
-    for name, reason in reasons.items():
-        if reason is not None:
-            print(f"without {name}: {reason}")
-    if not systems:
-        parser.error("none of the systems is installed")
+    systems = {name: measurable(MODELS[name], options.systems) for name in options.models}
+    if not any(systems.values()):
+        parser.error("none of the systems can be measured")
     torch.set_num_threads(options.threads)
     document: dict[str, Any] = {
         "machine": machine() | versions(),
@@ -73,14 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in options.models:
         model = shrunk(MODELS[name]) if options.smoke else MODELS[name]
         with tempfile.TemporaryDirectory(dir=options.results) as folder:
-            write_checkpoint(model, Path(folder))
-            for kind in {SYSTEMS[system][0] for system in systems}:
+            if model.is_of_fairseq:
+                write_checkpoint(model, Path(folder))
+            for kind in {SYSTEMS[system][0] for system in systems[name]}:
                 kind.prepare(Path(folder))
             for batch in options.batch:
                 case = Case(model, batch, options.beam, options.source, options.steps)
                 print(f"{name}, batch {batch}:", flush=True)
                 result = measure(
-                    case, systems, Path(folder), options.rounds, options.once, options.threads
+                    case, systems[name], Path(folder), options.rounds, options.once, options.threads
                 )
                 cases.append(case)
                 results.append(result)
@@ -100,6 +99,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         "\n".join(f"wrote {path}" for path in (*written, *report.draw(document, options.results)))
     )
+
+
+def measurable(model: Model, systems: Sequence[str]) -> list[str]:
+    """Returns the systems that can be measured with a model; prints why others cannot."""
+    reasons = {name: SYSTEMS[name][0].unsupported(model) for name in systems}
+    for name, reason in reasons.items():
+        if reason is not None:
+            print(f"{model.name} without {name}: {reason}")
+    return [name for name, reason in reasons.items() if reason is None]
 
 
 def versions() -> dict[str, str]:

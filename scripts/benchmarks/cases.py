@@ -8,8 +8,11 @@ from typing import Any
 from el_attention.cost import ARCHITECTURES, Architecture, Stack
 
 _BART, _GPT2 = ARCHITECTURES["bart.base"], ARCHITECTURES["gpt-2.small"]
+_NLLB, _T5 = Stack(12, 1024, 4096, 16), Stack(12, 768, 3072, 12)
 SEED = 0
 POSITIONS = 1024
+# Whisper's input: channels, and states of the encoder, of which two frames make one.
+MEL_BINS, SOUND = 80, 1500
 
 
 @dataclass(frozen=True)
@@ -18,13 +21,20 @@ class Model:
 
     Attributes:
         name: on the command line.
-        family: "bart", "transformer" (post-norm, ReLU, sinusoidal positions) or "lm" (GPT-2).
+        family: "bart", "transformer" (post-norm, ReLU, sinusoidal positions) or "lm" (GPT-2), of
+            which fairseq makes the weights; or "m2m_100", "t5" or "whisper", which are known to
+            Transformers alone.
         sizes: its shape; one table of embeddings serves source, target and output.
     """
 
     name: str
     family: str
     sizes: Architecture
+
+    @property
+    def is_of_fairseq(self) -> bool:
+        """Whether fairseq has the family."""
+        return self.family in ("bart", "transformer", "lm")
 
     @property
     def title(self) -> str:
@@ -38,6 +48,9 @@ MODELS = {
         Model("bart", "bart", _BART),
         Model("transformer", "transformer", replace(_BART, name="transformer", positions=0)),
         Model("lm", "lm", _GPT2),
+        Model("nllb-600m", "m2m_100", Architecture("nllb-600m", _NLLB, _NLLB, 256_206)),
+        Model("t5-base", "t5", Architecture("t5-base", _T5, _T5, 32_128)),
+        Model("whisper-small", "whisper", Architecture("whisper-small", _T5, _T5, 51_865)),
     )
 }
 

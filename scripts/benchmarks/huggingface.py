@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import POSITIONS, Model
+from benchmarks.cases import MEL_BINS, POSITIONS, SEED, SOUND, Model
 
 # fairseq's: <s>, <pad>, </s>. It begins every sequence with </s>.
 TOKENS: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
@@ -18,12 +17,12 @@ TOKENS: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 
 
 def load(model: Model, folder: Path) -> Any:
     """The model of Transformers that computes what a checkpoint of fairseq does, in eval mode."""
-    # fairseq-fixed installs torchaudio, which fails to load beside another version of torch.
-    sys.modules.setdefault("torchaudio", None)  # type: ignore[arg-type]
     import transformers
 
     from benchmarks.weights import read_weights
 
+    if not model.is_of_fairseq:
+        return random_model(model)
     weights, sizes = read_weights(folder), model.sizes
     if sizes.encoder is None:
         config = transformers.GPT2Config(
@@ -62,6 +61,47 @@ def load(model: Model, folder: Path) -> Any:
     for stack in (network.model.encoder, network.model.decoder):
         stack.embed_positions.weight.data.copy_(positions)
     return network
+
+
+def random_model(model: Model) -> Any:
+    """A model of a family that fairseq does not have, with weights whose hypotheses hardly tie."""
+    import transformers
+
+    sizes = model.sizes
+    assert sizes.encoder is not None
+    options: dict[str, Any] = {"vocab_size": sizes.vocabulary, "d_model": sizes.decoder.width}
+    if model.family == "t5":
+        options |= {
+            "d_ff": sizes.decoder.ffn,
+            "d_kv": sizes.decoder.width // sizes.decoder.heads,
+            "num_layers": sizes.encoder.layers,
+            "num_decoder_layers": sizes.decoder.layers,
+            "num_heads": sizes.decoder.heads,
+            "decoder_start_token_id": 0,
+        }
+    for side, stack in (("encoder", sizes.encoder), ("decoder", sizes.decoder)):
+        options |= {
+            f"{side}_layers": stack.layers,
+            f"{side}_ffn_dim": stack.ffn,
+            f"{side}_attention_heads": stack.heads,
+        }
+    kinds = {
+        "m2m_100": (transformers.M2M100Config, transformers.M2M100ForConditionalGeneration),
+        "t5": (transformers.T5Config, transformers.T5ForConditionalGeneration),
+        "whisper": (transformers.WhisperConfig, transformers.WhisperForConditionalGeneration),
+    }
+    if model.family == "whisper":
+        options |= {**TOKENS, "num_mel_bins": MEL_BINS, "max_source_positions": SOUND}
+        options |= {"suppress_tokens": None, "begin_suppress_tokens": None}
+    config, kind = kinds[model.family]
+    torch.manual_seed(SEED)
+    network: Any = kind(config(**options))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            gain = 3.0 if "embed" in name or "shared" in name else 1.0
+            gain *= 0.1 if "norm" in name else 1.0
+            parameter += gain / sizes.decoder.width**0.5 * torch.randn_like(parameter)
+    return network.eval()
 
 
 def filled(network: nn.Module, weights: dict[str, Tensor]) -> Any:

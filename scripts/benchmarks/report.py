@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import MODELS
-from benchmarks.run import REFERENCE, RIVAL
 from research.tables import plots
 
 Result = dict[str, Any]
 
 FLOOR = "floor"
+# Systems to whose times those of all are set in proportion.
+RIVALS = ("fairseq", "huggingface", "ctranslate2")
+_OF = "|".join(f"of {name}" for name in RIVALS)
 HEADER = (
-    f"batch|system|turns|first, ms|step, ms|of the floor|of {REFERENCE}|of {RIVAL}|generation, s|"
-    f"of {REFERENCE}|of {RIVAL}|samples/s|peak, MiB|by formula, MiB|of that|hypotheses"
+    f"batch|system|turns|first, ms|step, ms|of the floor|{_OF}|generation, s|{_OF}|"
+    "samples/s|peak, MiB|by formula, MiB|of that|hypotheses"
 ).split("|")
 
 
@@ -60,7 +62,7 @@ def rows(case: Result) -> list[list[str]]:
     def ratios(kind: str, mine: float) -> list[str]:
         return [
             f"{mine / median(systems[other], kind):.2f}" if other in systems else ""
-            for other in (REFERENCE, RIVAL)
+            for other in RIVALS
         ]
 
     lines = []
@@ -122,7 +124,7 @@ def draw(document: Result, folder: Path) -> list[Path]:
     for name in dict.fromkeys(case["settings"]["model"] for case in document["cases"]):
         cases = [case for case in document["cases"] if case["settings"]["model"] == name]
         systems = list(cases[0]["systems"])
-        base = REFERENCE if REFERENCE in systems else systems[0]
+        base = next((name for name in RIVALS if name in systems), systems[0])
 
         def speed(case: Result, seconds: float, base: str = base) -> tuple[float, float]:
             return case["settings"]["batch"], median(case["systems"][base], "step") / seconds

@@ -12,7 +12,8 @@ from benchmarks.cases import Case
 from benchmarks.systems import Hypotheses, Outcome
 from benchmarks.worker import Worker
 
-REFERENCE, RIVAL = "fairseq", "ctranslate2"
+# Whose hypotheses are those of the others: the first of these that is measured.
+REFERENCES = ("fairseq", "huggingface")
 
 Result = dict[str, Any]
 
@@ -39,9 +40,10 @@ def measure(
 
     Returns:
         JSON: by system, "first", "step" and "seconds" of each round, "peak" bytes, "predicted",
-        bytes by part and "peak" of them, for systems that predict it, and, if `REFERENCE` is among
-        the systems, "score_gap" and "differing": see `score_gap` and `differing`.
+        bytes by part and "peak" of them, for systems that predict it, and, if one of `REFERENCES`
+        is among the systems, "score_gap" and "differing": see `score_gap` and `differing`.
     """
+    reference = next((name for name in REFERENCES if name in systems), None)
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(name, case, folder, threads)) for name in systems]
         for worker in workers:
@@ -73,17 +75,17 @@ def measure(
             result["peak"], predicted = worker.memory(case)
             if predicted is not None:
                 result["predicted"] = {**predicted.table(), "peak": predicted.peak}
-            if REFERENCE in systems:
-                result["score_gap"] = score_gap(warm[REFERENCE], warm[worker.name])
+            if reference is not None:
+                result["score_gap"] = score_gap(warm[reference], warm[worker.name])
                 result["differing"] = differing(
-                    last[REFERENCE].hypotheses, last[worker.name].hypotheses
+                    last[reference].hypotheses, last[worker.name].hypotheses
                 )
     return results
 
 
 def _tokens(worker: Worker, case: Case) -> Hypotheses:
     """Hypotheses of as many tokens as a case has steps."""
-    return worker.generate(replace(case, steps=case.steps + worker.closing)).hypotheses
+    return worker.scored(replace(case, steps=case.steps + worker.closing))
 
 
 def score_gap(reference: Hypotheses, mine: Hypotheses) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Model
 from el_attention.attention import ExpandedQuery, plans_of
 from el_attention.cost import CPU, Memory, Workload, memory_of
 from el_attention.state import capacity
@@ -96,9 +96,9 @@ class System(ABC):
         """Loads the model."""
 
     @classmethod
-    def reason_against(cls) -> str | None:
-        """Returns why the system cannot be measured here, or None if it can."""
-        return None
+    def unsupported(cls, model: Model) -> str | None:
+        """Returns why the system cannot be measured here with a model, or None if it can."""
+        return None if model.is_of_fairseq else f"it has no {model.name}"
 
     @classmethod
     def prepare(cls, folder: Path) -> None:
@@ -113,6 +113,10 @@ class System(ABC):
             case: whose `steps` the decoder is to take.
             sources: int64 [batch, source], see `weights.sources_of`.
         """
+
+    def scored(self, case: Case, sources: Tensor) -> Hypotheses:
+        """Generates as `generate` does; scores may take time."""
+        return self.generate(case, sources).hypotheses
 
     def predicted(self, case: Case) -> Memory | None:
         """Returns the memory of a generation by formula; None if the system has no formula."""
@@ -204,54 +208,68 @@ class Fairseq(System):
 
 
 class HuggingFace(System):
-    """Transformers, with its generic beam search."""
+    """Transformers, with its generic beam search, or this project's front end for it."""
 
-    def __init__(self, case: Case, folder: Path) -> None:
-        """Notes where the weights are; it needs no words."""
+    def __init__(self, case: Case, folder: Path, *, plan: str | None = None) -> None:
+        """Notes where the weights are; `plan` None is stock Transformers."""
         self._source = case.model, folder
+        self._plan = plan
 
     def load(self) -> None:
         """Loads the checkpoint into the model of Transformers that computes the same."""
         from benchmarks.huggingface import load
 
         self._model = load(*self._source)
+        if self._plan is not None:
+            import el_attention
+
+            el_attention.convert(self._model, self._plan)
 
     @classmethod
-    def reason_against(cls) -> str | None:
-        """Returns why the system cannot be measured here, or None if it can."""
+    def unsupported(cls, model: Model) -> str | None:
+        """Returns why the system cannot be measured here with a model, or None if it can."""
         return missing("transformers")
 
     def generate(self, case: Case, sources: Tensor) -> Outcome:
         """Generates; see `System.generate`."""
         clock = _Clock()
-
-        def stopping(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-            clock.first_done()
-            return torch.zeros(len(ids), dtype=torch.bool)
-
-        options: dict[str, Any] = {
-            "num_beams": case.beam,
-            "num_return_sequences": case.beam,
-            "max_new_tokens": case.steps,
-            "min_new_tokens": case.steps,
-            "length_penalty": 0.0,  # all hypotheses are of one length
-            "do_sample": False,
-            "return_dict_in_generate": True,
-            "output_scores": True,
-        }
         clock.start()
-        found = self._model.generate(
+        sequences = self._generate(case, sources)
+        return Outcome(clock.seconds(), None, _by_sentence(case, sequences))
+
+    def scored(self, case: Case, sources: Tensor) -> Hypotheses:
+        """Generates with scores, which takes more passes over the logits."""
+        scores = {"return_dict_in_generate": True, "output_scores": True}
+        found = self._generate(case, sources, **scores)
+        return _by_sentence(case, found.sequences, found.sequences_scores)
+
+    def _generate(self, case: Case, sources: Tensor, **options: Any) -> Any:
+        from transformers.generation import GenerationMixin
+
+        inputs: dict[str, Any] = {"attention_mask": torch.ones_like(sources)}
+        if sources.is_floating_point():
+            inputs = {"decoder_input_ids": torch.zeros(len(sources), 1, dtype=torch.int64)}
+        # That of all models: Whisper's own prepares languages and tasks first.
+        return GenerationMixin.generate(
+            self._model,
             sources,
-            attention_mask=torch.ones_like(sources),
-            stopping_criteria=[stopping],
+            **inputs,
+            num_beams=case.beam,
+            num_return_sequences=case.beam,
+            max_new_tokens=case.steps,
+            min_new_tokens=case.steps,
+            length_penalty=0.0,  # all hypotheses are of one length
+            do_sample=False,
             **options,
         )
-        seconds = clock.seconds()
-        rows = found.sequences[:, -case.steps :].tolist()
-        pairs = list(zip(rows, found.sequences_scores.tolist(), strict=True))
-        starts = range(0, len(pairs), case.beam)
-        hypotheses = [pairs[start : start + case.beam] for start in starts]
-        return Outcome(seconds, clock.first, hypotheses)
+
+
+def _by_sentence(case: Case, sequences: Tensor, scores: Tensor | None = None) -> Hypotheses:
+    """Hypotheses of Transformers; without scores, of score 0."""
+    rows = sequences[:, -case.steps :].tolist()
+    sums = [0.0] * len(rows) if scores is None else scores.tolist()
+    pairs = list(zip(rows, sums, strict=True))
+    return [pairs[start : start + case.beam] for start in range(0, len(pairs), case.beam)]
 
 
 class CTranslate2(System):
@@ -279,9 +297,9 @@ class CTranslate2(System):
         )
 
     @classmethod
-    def reason_against(cls) -> str | None:
-        """Returns why the system cannot be measured here, or None if it can."""
-        return missing("ctranslate2")
+    def unsupported(cls, model: Model) -> str | None:
+        """Returns why the system cannot be measured here with a model, or None if it can."""
+        return super().unsupported(model) or missing("ctranslate2")
 
     @classmethod
     def prepare(cls, folder: Path) -> None:
@@ -341,11 +359,12 @@ SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
     "expanded-query": (Fairseq, {"plan": "expanded-query"}),
     "shared-projection": (Fairseq, {"plan": "shared-projection"}),
     "huggingface": (HuggingFace, {}),
+    "huggingface-el": (HuggingFace, {"plan": "auto"}),
     "ctranslate2": (CTranslate2, {}),
     "ctranslate2-int8": (CTranslate2, {"compute_type": "int8"}),
 }
 
-DEFAULT = ["fairseq", "el-attention", "huggingface", "ctranslate2"]
+DEFAULT = ["fairseq", "el-attention", "huggingface", "huggingface-el", "ctranslate2"]
 
 
 def missing(package: str) -> str | None:

@@ -11,7 +11,7 @@ from fairseq import models
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from benchmarks.cases import POSITIONS, SEED, Case, Model
+from benchmarks.cases import MEL_BINS, POSITIONS, SEED, SOUND, Case, Model
 from benchmarks.random_task import RandomTask, make_decisive
 
 CHECKPOINT = "model.pt"
@@ -88,9 +88,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def sources_of(case: Case) -> Tensor:
-    """Random sources or prompts of a case: int64 [batch, source]."""
+    """Random sources or prompts of a case: int64 [batch, source], or float32 sounds.
+
+    Sounds are [batch, MEL_BINS, 2 * SOUND], whatever the length of sources.
+    """
     symbols = Dictionary()
     generator = torch.Generator().manual_seed(SEED)
+    if case.model.family == "whisper":
+        return torch.randn(case.batch, MEL_BINS, 2 * SOUND, generator=generator)
     shape = (case.batch, case.source)
     words = torch.randint(symbols.nspecial, case.model.sizes.vocabulary, shape, generator=generator)
     words[:, 0 if case.model.sizes.encoder is None else -1] = symbols.eos()

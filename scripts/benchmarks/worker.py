@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case
-from benchmarks.systems import SYSTEMS, Outcome
+from benchmarks.systems import SYSTEMS, Hypotheses, Outcome
 from el_attention.cost import Memory
 
 
@@ -55,6 +55,15 @@ class Worker:
         """
         outcome: Outcome = self._ask("generate", case)
         return outcome
+
+    def scored(self, case: Case) -> Hypotheses:
+        """Generates with scores; see `System.scored`.
+
+        Raises:
+            RuntimeError: if that fails; with the traceback.
+        """
+        hypotheses: Hypotheses = self._ask("scored", case)
+        return hypotheses
 
     def forget(self, case: Case) -> None:
         """Gives back what was freed so far, so that no peak hides in it, and forgets the peak."""
@@ -127,6 +136,7 @@ def _serve(name: str, case: Case, folder: Path, threads: int, pipe: Connection) 
 
             answers: dict[str, Callable[[Case], Any]] = {
                 "generate": lambda case: system.generate(case, sources_of(case)),
+                "scored": lambda case: system.scored(case, sources_of(case)),
                 "forget": forget,
                 "memory": lambda case: (memory.peak(), system.predicted(case)),
             }
