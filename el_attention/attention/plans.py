@@ -95,6 +95,7 @@ class Plan(ABC):
         rows: list[Rows],
         visible: Tensor | None,
         sinks: tuple[Sink, ...] = (),
+        *,
         keep: Tensor | None = None,
         bias: Tensor | None = None,
         need_weights: bool = True,

@@ -139,7 +139,7 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop, operator
         )
         assert (keep.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
     rows = [kept(plan, weights, piece) for piece, _ in blocks(states, 2)]
-    result = plan.read(weights, query, rows, visible, sinks, keep)
+    result = plan.read(weights, query, rows, visible, sinks, keep=keep)
     expected, probabilities = multi_head(weights, query, states, visible, sinks, keep)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)
@@ -197,7 +197,8 @@ def test_a_beam_that_sees_nothing_gets_zero(operators) -> None:
 @pytest.mark.parametrize("key_heads", [1, 3])
 def test_a_bias_of_minus_infinity_gives_weight_zero(key_heads, operators) -> None:
     query = torch.randn(2, 2, 3, 4)
-    rows = [Rows(*torch.randn(2, 5, 2, key_heads, 4), torch.arange(2))]
+    keys, values = torch.randn(2, 5, 2, key_heads, 4)
+    rows = [Rows(keys, values, torch.arange(2))]
     bias = torch.randn(2, 3, 5)
     bias[0, 1, 2] = bias[1, 2] = -math.inf
     attended = attend(query, rows, None, bias=bias)
