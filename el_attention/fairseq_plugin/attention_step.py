@@ -89,7 +89,7 @@ class AttentionStep:
             rows,
             view.visible,
             self._sinks,
-            dropout_mask,
+            keep=dropout_mask,
             need_weights=need_weights,
         )
         if weights is not None:
