@@ -217,3 +217,23 @@ def test_segments_are_merged_when_there_are_many_and_no_beam_sees_a_difference(
 
 def test_no_attention_reads_more_segments_than_the_compiled_operators_take() -> None:
     assert MAX_SEGMENTS <= MAX_PIECES
+
+
+def test_positions_are_kept_only_where_somebody_reads_them() -> None:
+    orders = [torch.tensor([0, 0, 2, 3]), torch.tensor([3, 2])]
+    views = []
+    for keeps_positions in (False, True):
+        tree = BeamTree(2, 2, CPU, keeps_positions)
+        tree.add_prompt(*prompt_of(torch.tensor([2, 1])))
+        for step, order in enumerate(orders):
+            view, _ = tree.append(5 + step)
+            tree.reorder(order)
+        view, _ = tree.append(torch.tensor([9, 8]))
+        views.append(view)
+        assert (tree.positions is None) == (view.positions is None) == (not keeps_positions)
+    assert views[0].visible is not None and views[1].visible is not None
+    assert torch.equal(views[0].visible, views[1].visible)
+    assert views[1].positions is not None
+    assert views[1].positions[0, :2].tolist() == [0, 1]
+    seen = [views[1].positions[0, row].item() for row in views[1].visible[0, 0].nonzero().flatten()]
+    assert seen == [0, 5, 6, 9]
