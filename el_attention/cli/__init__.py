@@ -1,18 +1,18 @@
-"""Command line of the package: the doctor, the path for ``--user-dir``, and the planner."""
+"""Command line of the package: the doctor, the path for ``--user-dir``, and its tools."""
 
 import argparse
 from collections.abc import Sequence
 
 import el_attention
-from el_attention.cli import doctor, plan
+from el_attention.cli import convert_checkpoint, doctor, plan
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of ``el-attention``; the reference of its options is made from it."""
     command_line = argparse.ArgumentParser(
         prog="el-attention",
-        description="Checks this installation of EL-attention, prints its --user-dir path, or "
-        "shows which plan it would choose.",
+        description="Checks this installation of EL-attention, prints its --user-dir path, shows "
+        "which plan it would choose, or converts checkpoints.",
     )
     command_line.add_argument(
         "--version", action="version", version=f"el-attention {el_attention.__version__}"
@@ -30,7 +30,13 @@ def parser() -> argparse.ArgumentParser:
         "plan", help="memory, speed and choice of plans for a model on a device, predicted"
     )
     plan.add_arguments(planning)
-    planning.set_defaults(refuse=planning.error)
+    planning.set_defaults(refuse=planning.error, run=plan.run)
+    converting = commands.add_parser(
+        "convert-checkpoint",
+        help="BART and GPT-2-style language models between fairseq and Transformers, both ways",
+    )
+    convert_checkpoint.add_arguments(converting)
+    converting.set_defaults(refuse=converting.error, run=convert_checkpoint.run)
     return command_line
 
 
@@ -50,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "user-dir":
         print(doctor.user_dir())
         return 0
-    if options.command == "plan":
+    if options.command in ("plan", "convert-checkpoint"):
         try:
-            print(plan.run(options))
+            print(options.run(options))
         except ValueError as error:
             options.refuse(str(error))
         return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import MEL_BINS, POSITIONS, SEED, SOUND, Model
-
-# fairseq's: <s>, <pad>, </s>. It begins every sequence with </s>.
-TOKENS: dict[str, Any] = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+from el_attention.cost import Architecture
+from el_attention.exchange import bart_rules, gpt2_rules, parameters, to_transformers
+from el_attention.exchange.options import TOKENS
 
 
 def load(model: Model, folder: Path) -> Any:
@@ -34,7 +33,10 @@ def load(model: Model, folder: Path) -> Any:
             n_inner=sizes.decoder.ffn,
             **TOKENS,
         )
-        return filled(transformers.GPT2LMHeadModel(config), gpt2_weights(weights))
+        return filled(
+            transformers.GPT2LMHeadModel(config),
+            to_transformers(gpt2_rules(sizes.decoder.layers), parameters(weights)),
+        )
     options: dict[str, Any] = {
         "vocab_size": sizes.vocabulary,
         "max_position_embeddings": POSITIONS,
@@ -51,13 +53,13 @@ def load(model: Model, folder: Path) -> Any:
         }
     if model.family == "bart":
         network: Any = transformers.BartForConditionalGeneration(transformers.BartConfig(**options))
-        return filled(network, bart_weights(weights))
+        return filled(network, bart_weights(weights, sizes))
     # Marian's Transformer is that of the paper, as is fairseq's.
     network = transformers.MarianMTModel(
         transformers.MarianConfig(**options, activation_function="relu", scale_embedding=True)
     )
     positions = sinusoidal_positions(sizes.decoder.width)
-    network = filled(network, bart_weights(weights))
+    network = filled(network, bart_weights(weights, sizes))
     for stack in (network.model.encoder, network.model.decoder):
         stack.embed_positions.weight.data.copy_(positions)
     return network
@@ -120,53 +122,12 @@ def filled(network: nn.Module, weights: dict[str, Tensor]) -> Any:
     return network.eval()
 
 
-# Copies for the encoder of fairseq 0.12.2, 0 where they are not used.
-FAST_PATH = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
-
-
-def bart_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of an encoder and decoder by their names in Transformers."""
-    converted = {
-        f"model.{name}": weight
-        for name, weight in weights.items()
-        if not name.endswith(("version", "_float_tensor", "output_projection.weight"))
-        and not FAST_PATH.fullmatch(name)
-    }
-    converted["model.shared.weight"] = weights["decoder.embed_tokens.weight"]
-    converted["lm_head.weight"] = weights["decoder.output_projection.weight"]
-    return converted
-
-
-def gpt2_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of a language model by their names in Transformers' GPT-2.
-
-    Its linear layers are stored as [in, out].
-    """
-    converted = {
-        "transformer.wte.weight": weights["decoder.embed_tokens.weight"],
-        "lm_head.weight": weights["decoder.embed_tokens.weight"],
-        # fairseq counts positions from its padding index, 1, plus 1.
-        "transformer.wpe.weight": weights["decoder.embed_positions.weight"][2:],
-    }
-    for kind in ("weight", "bias"):
-        converted[f"transformer.ln_f.{kind}"] = weights[f"decoder.layer_norm.{kind}"]
-    names = {
-        "self_attn_layer_norm": "ln_1",
-        "final_layer_norm": "ln_2",
-        "self_attn.out_proj": "attn.c_proj",
-        "fc1": "mlp.c_fc",
-        "fc2": "mlp.c_proj",
-    }
-    layer = 0
-    while (old := f"decoder.layers.{layer}") + ".fc1.weight" in weights:
-        for kind in ("weight", "bias"):
-            joined = torch.cat([weights[f"{old}.self_attn.{name}_proj.{kind}"] for name in "qkv"])
-            converted[f"transformer.h.{layer}.attn.c_attn.{kind}"] = joined.t()
-            for theirs, ours in names.items():
-                weight = weights[f"{old}.{theirs}.{kind}"]
-                converted[f"transformer.h.{layer}.{ours}.{kind}"] = weight.t()
-        layer += 1
-    return converted
+def bart_weights(weights: dict[str, Tensor], sizes: Architecture) -> dict[str, Tensor]:
+    """Parameters of an encoder and decoder, of BART or without its positions and norms."""
+    assert sizes.encoder is not None
+    own = parameters(weights)
+    rules = bart_rules(sizes.encoder.layers, sizes.decoder.layers)
+    return to_transformers([rule for rule in rules if {*rule.fairseq} <= own.keys()], own)
 
 
 def sinusoidal_positions(width: int) -> Tensor:
