@@ -26,6 +26,7 @@ from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.processors import Processors
 from el_attention.transformers_plugin.served import (
     ARGUMENTS,
+    PASSED_ON,
     shares_encoder_output,
     unserved_model,
     unserved_run,
@@ -197,7 +198,7 @@ class ELModel(Specialized, _Model):
         family = family_of(self)
         assert family is not None
         tokens_name = "decoder_input_ids" if self.config.is_encoder_decoder else "input_ids"
-        known = (tokens_name, cache_name, *ARGUMENTS)
+        known = (tokens_name, cache_name, *ARGUMENTS, *PASSED_ON)
         odd = [name for name, value in kwargs.items() if name not in known and value]
         if args or odd or kwargs.get(tokens_name) is None:
             raise ValueError(

@@ -34,6 +34,9 @@ ARGUMENTS = (
     "use_cache",
 )
 
+# What the searches of Transformers pass on to a forward that has no use for it.
+PASSED_ON = ("assistant_tokenizer", "tokenizer")
+
 
 def unserved_model(model: Any) -> str | None:
     """Returns why no run of a converted model is served, or None."""
