@@ -67,6 +67,7 @@ class DecodingCache(Cache):
             [N, V], the logits after the last tokens.
         """
         self.next_positions = None if positions is None else positions[:, -1] + 1
+        first, hidden = 0, None
         if self.decoding is None:
             self.decoding = Decoding(
                 self.spec,
@@ -77,20 +78,22 @@ class DecodingCache(Cache):
                 keeps_positions=self._is_returned,
             )
             if _equal_beams(self.beam, tokens, positions, is_padding):
-                self._length = tokens.size(1)
+                first = _taken_at_once(tokens, is_padding)
+            if first:
+                self._length = first
                 hidden = self.decoding.prefill(
-                    tokens[:: self.beam],
-                    None if is_padding is None else is_padding[:: self.beam],
-                    None if positions is None else positions[:: self.beam],
-                )
-                return self._output(hidden[:, -1]).repeat_interleave(self.beam, 0)
-        for index in range(tokens.size(1)):
+                    tokens[:: self.beam, :first],
+                    None if is_padding is None else is_padding[:: self.beam, :first],
+                    None if positions is None else positions[:: self.beam, :first],
+                )[:, -1].repeat_interleave(self.beam, 0)
+        for index in range(first, tokens.size(1)):
             hidden = self.decoding.step(
                 tokens[:, index],
                 self._length if positions is None else positions[:, index],
                 None if is_padding is None else is_padding[:, index],
             ).hidden
             self._length += 1
+        assert hidden is not None
         return self._output(hidden)
 
     @property
@@ -200,3 +203,15 @@ def _equal_beams(beam: int, *tensors: Tensor | None) -> bool:
             if not bool((grouped == grouped[:, :1]).all()):
                 return False
     return True
+
+
+def _taken_at_once(tokens: Tensor, is_padding: Tensor | None) -> int:
+    """How many tokens, int64 [N, n], to process in one pass: not the last where one is padding.
+
+    The logits after that are asked for.  It sees the tokens before it but not itself, which is so
+    in a step, and there have to be some.
+    """
+    length = tokens.size(1)
+    if is_padding is None or not bool(is_padding[:, -1].any()):
+        return length
+    return 0 if bool(is_padding[:, :-1].all(1).any()) else length - 1

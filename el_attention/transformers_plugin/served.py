@@ -91,8 +91,8 @@ def unserved_run(
         return None
     if not _is_binary(mask):
         return "the attention mask of the prompts is not two-dimensional, of zeros and ones"
-    if not bool((mask[:, -1] == 1).all()):
-        return "prompts are padded on the right"
+    if not bool(mask.any(1).all()):
+        return "a prompt is all padding"
     return None
 
 

@@ -101,6 +101,25 @@ def test_prompts_of_several_tokens(name, num_beams) -> None:
     assert_same(expected, found, 1e-6)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "xglm", "bart alone"])
+def test_prompts_may_be_padded_on_the_right_and_in_between(name, num_beams, plan) -> None:
+    model = build(name, torch.float32)
+    # The last prompt is one token, behind padding: it has to be taken token by token.
+    masks = [[[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 0]]]
+    masks.append([[1, 1, 1, 0, 0], [1, 0, 1, 1, 0], [0, 0, 0, 0, 1]])
+    tokens = torch.randint(4, 19, (3, 5), generator=torch.manual_seed(3))
+    el_attention.convert(twin := copy.deepcopy(model), plan)
+    for mask in map(torch.tensor, masks):
+        arguments = {"input_ids": tokens.masked_fill(mask == 0, 1), "attention_mask": mask}
+        expected = generated(model, arguments, num_beams=num_beams)
+        assert_same(expected, generated(twin, arguments, num_beams=num_beams), 1e-5)
+        sequences = twin.generate(**arguments, num_beams=num_beams, max_length=24)
+        assert torch.equal(expected.sequences, sequences)
+    assert_served(twin)
+
+
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("name", ["bart", "m2m_100", "bert to gpt2", "vit to trocr, projected"])
 def test_prompts_of_decoders_may_be_padded(name, num_beams) -> None:
@@ -258,11 +277,12 @@ def test_models_that_are_not_what_they_seem_are_run_by_transformers(change, capl
 def test_other_ways_of_generating_are_those_of_transformers(caplog) -> None:
     model = build("gpt2")
     single = {name: tensor[:1] for name, tensor in inputs(model).items()}
-    right = {name: tensor.flip(1) for name, tensor in inputs(model).items()}
+    empty = inputs(model)
+    empty["attention_mask"][1] = 0
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         (single, {"prompt_lookup_num_tokens": 2}, "assisted_generation"),
         (single, {"assistant_model": build("gpt2")}, "assisted_generation"),
-        (right, {"num_beams": 2}, "prompts are padded on the right"),
+        (empty, {"num_beams": 2}, "a prompt is all padding"),
         ({**single, CACHE: None}, {}, f"the model was given {CACHE}"),
     ]
     for arguments, options, reason in cases:
