@@ -78,3 +78,19 @@ def test_run_sh_from_published_files_to_scores(example, tmp_path):
     steps = [line for line in again.stdout.splitlines() if line.startswith("[")]
     assert len(steps) > 7
     assert all(line.endswith("already complete") for line in steps)
+
+
+def test_run_sh_of_transformers_finds_equal_hypotheses(tmp_path):
+    pytest.importorskip("transformers", reason="of the extra `transformers`")
+    result = run_sh("transformers_summarization", tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = read_lines(tmp_path / "work" / "compare" / "table.md")
+    assert "\n".join(table) in result.stdout
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[2:]]
+    assert [row[0] for row in rows] == [
+        "Transformers",
+        "Transformers, EL-attention",
+        "fairseq, EL-attention",
+    ]
+    assert {row[1] for row in rows} == {"12"} and len({row[2] for row in rows}) == 1
+    assert int(rows[0][2]) > 50 and {row[3] for row in rows} == {"0"}
