@@ -26,7 +26,6 @@ struct SimtStorage {
   A* weights;            // [kTile][kQueries]
   A* warp_results;       // [kWarps][kQueries], maxima or totals of the warps
   A* factors;            // [kQueries], on the sums before this tile
-  Biases<A> biases;
   A* sums;  // [kMaxValueWidth], contexts of one query by the threads that share columns
 
   EL_HOST_DEVICE SimtStorage(SharedArena& arena, const Sizes& sizes, const Rows& rows, int queries,
@@ -43,7 +42,6 @@ struct SimtStorage {
     seen.lines = Seen::lines_of(sizes, rows, queries);
     seen.stride = (split_rows + S::kTile - 1) / S::kTile * S::kTile / Seen::kRowsPerWord;
     seen.words = arena.take<uint32_t>((1 + seen.lines) * seen.stride, "seen");
-    biases.begins = arena.take<const A*>(biases.size(rows, queries), "biases");
   }
 };
 
@@ -66,7 +64,6 @@ class Simt {
     storage_.keys.locate(params_.rows, work);
     storage_.values.locate(params_.rows, work);
     S::load_queries(storage_.queries, static_cast<const T*>(params_.query), params_.sizes, work);
-    storage_.biases.locate(params_.rows, work);
     storage_.seen.fill(params_.rows, work);
     queries_ = work.queries;
     line_ = storage_.seen.line_of(S::query(), params_.rows, work);
@@ -104,7 +101,11 @@ class Simt {
 
     A greatest = minus_infinity<A>();
     const bool there = S::query() < queries_;
-    const A* biases = there ? storage_.biases.of(S::query(), params_.rows) : nullptr;
+    const A* biases = nullptr;  // found anew for each tile: registers are scarce
+    if (params_.rows.bias != nullptr && there) {
+      const Work work = Work::get(storage_.work);
+      biases = work.biases_of<A>(S::query(), params_.rows);
+    }
 #pragma unroll
     for (int i = 0; i < S::kRowsPerLane; ++i) {
       if (!there || !(storage_.seen.by_line(line_, first + S::row(i)) & 1)) {

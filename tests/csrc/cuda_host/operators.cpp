@@ -173,7 +173,7 @@ void launch_weights(const WeightsParams& params, Dtype dtype, const Device&, Str
       const Array keys(piece.keys, dtype);
       const double score = score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)) +
                            bias_of(params.rows, dtype, group, head, u);
-      weights.set(q * sizes.rows + u, std::exp(score - lse[q]));
+      weights.set(q * sizes.rows + u, std::exp(score - (std::isinf(lse[q]) ? 0 : lse[q])));
     });
   });
 }
