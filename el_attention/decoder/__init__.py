@@ -14,6 +14,7 @@ from el_attention.decoder.specs import (
     LayerSpec,
     Norm,
     OutputSpec,
+    PositionBias,
 )
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "LayerSpec",
     "Norm",
     "OutputSpec",
+    "PositionBias",
     "Step",
 ]

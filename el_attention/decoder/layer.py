@@ -9,8 +9,10 @@ from torch import Tensor
 
 from el_attention.attention import SELF, SOURCE, Plan, Projections
 from el_attention.decoder.prefill import causal_attention
-from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm
+from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm, PositionBias
 from el_attention.state import Payload, RowCache, States
+
+Biases = Mapping[PositionBias | None, Tensor]
 
 
 class Layer:
@@ -35,12 +37,13 @@ class Layer:
             # By the attention: layers that share one project the source once.
             self._cross_attn = _Attention.of(spec.cross_attn, plans[SOURCE], spec.cross_attn)
 
-    def step(self, x: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def step(self, x: Tensor, need_weights: bool, biases: Biases) -> tuple[Tensor, Tensor | None]:
         """Applies the layer to the newest token of every beam.
 
         Args:
             x: [G * B, C].
             need_weights: whether the weights of encoder-decoder attention are of use.
+            biases: [G, H, U], of the rows that are seen, by what they are computed of.
 
         Returns:
             [G * B, C], and the weights [G, B, H, S + sinks] or None.
@@ -51,7 +54,13 @@ class Layer:
         query = self._grouped(attention.query(states_in), attention)
         rows = states.append(key, plan.payload(projections, states_in))
         heads, _ = plan.read(
-            projections, query, rows, states.view.visible, attention.sinks, need_weights=False
+            projections,
+            query,
+            rows,
+            states.view.visible,
+            attention.sinks,
+            bias=biases.get(attention.position_bias),
+            need_weights=False,
         )
         x = self._after(x + attention.output(_joined(heads, x)), spec.self_attn_norm)
         if self._cross_attn is not None:
@@ -63,7 +72,12 @@ class Layer:
         return self._feed_forward(x), weights
 
     def prefill(
-        self, x: Tensor, is_padding: Tensor | None, sentences: Tensor, total: int
+        self,
+        x: Tensor,
+        is_padding: Tensor | None,
+        sentences: Tensor,
+        total: int,
+        biases: Biases,
     ) -> Tensor:
         """Applies the layer to prompts, and keeps their states.
 
@@ -72,6 +86,7 @@ class Layer:
             is_padding: bool [n, P], or None.
             sentences: int64 [n], which sentences these are.
             total: number of all sentences, G.
+            biases: [n or 1, H, P, P], of the tokens, by what they are computed of.
 
         Returns:
             [P, n, C].
@@ -84,7 +99,8 @@ class Layer:
         shape = (*x.shape[:2], *attention.head_shape)
         keys, values = plan.projected(projections, payload)
         query = (attention.query(states_in) * attention.scale).view(shape)
-        heads = causal_attention(query, keys, values, is_padding, attention.sinks)
+        bias = biases.get(attention.position_bias)
+        heads = causal_attention(query, keys, values, is_padding, attention.sinks, bias)
         x = self._after(x + attention.output(heads.flatten(2)), spec.self_attn_norm)
         if self._cross_attn is not None:
             attention = self._cross_attn.spec

@@ -17,6 +17,7 @@ def causal_attention(
     values: Tensor,
     is_padding: Tensor | None = None,
     sinks: Sequence[Sink] = (),
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attends from every token of a prompt to itself and to the tokens before it.
 
@@ -26,19 +27,23 @@ def causal_attention(
         values: [P, n, H, D].
         is_padding: bool [n, P], tokens that no other token sees, or None.
         sinks: keys and values that every token sees.
+        bias: [n or 1, H, P, P], added to the scores of tokens for one another, or None.
 
     Returns:
         [P, n, H, D].
     """
     length, extra = len(query), len(sinks)
     mask = None
-    if is_padding is not None or extra:
+    if is_padding is not None or extra or bias is not None:
         mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
         if is_padding is not None:
             # A token sees itself also where it is padding: softmax over nothing is NaN.
             itself = torch.eye(length, dtype=torch.bool, device=query.device)
             mask = (mask & ~is_padding[:, None, None]) | itself
         mask = F.pad(mask, (0, extra), value=True)
+    if mask is not None and bias is not None:
+        added = F.pad(bias.to(query.dtype), (0, extra))
+        mask = added.masked_fill(~mask, float("-inf"))
     if extra:
         keys = torch.cat([keys, *(_row(sink.key, keys) for sink in sinks)])
         values = torch.cat([values, *(_row(sink.value, values) for sink in sinks)])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from el_attention.attention import Choice, Planner
 from el_attention.cost import PART_TOKENS
-from el_attention.decoder.layer import Layer
+from el_attention.decoder.layer import Biases, Layer
 from el_attention.decoder.specs import DecoderSpec
 from el_attention.robust.memory import trim_heap
 from el_attention.state import Payload, Source, States
@@ -68,6 +68,8 @@ class Decoding:
         if source is None and any(layer.cross_attn is not None for layer in spec.layers):
             raise ValueError("source: expected an encoder output, got None")
         self.spec = spec
+        self._position_biases = spec.position_biases
+        keeps_positions = keeps_positions or bool(self._position_biases)
         self.states = States(sentences, beam, spec.device, source, columns, keeps_positions)
         length = None if source is None else len(source.states)
         self.choices: dict[str, Choice] = planner.choose_for(
@@ -142,13 +144,17 @@ class Decoding:
             weights_of: the layer whose weights over the source are of use, or None.
 
         Raises:
-            ValueError: if an int position is beyond the positions of the decoder.
+            ValueError: if an int position is beyond the positions of the decoder, or the beams of
+                a sentence have different ones and there is a bias by position.
         """
         x = self.spec.embedding(tokens, position)
+        if self._position_biases:
+            self._check_beams(position)
         self.states.advance(position, is_padding, active)
+        biases = self._biases_of_rows(position)
         weights, inner = None, [x]
         for index, layer in enumerate(self._layers):
-            x, found = layer.step(x, index == weights_of)
+            x, found = layer.step(x, index == weights_of, biases)
             weights = weights if found is None else found
             inner.append(x)
         return Step(self._last(x), weights, inner)
@@ -197,9 +203,39 @@ class Decoding:
         total: int,
     ) -> Tensor:
         x = self.spec.embedding(tokens, positions).transpose(0, 1).contiguous()
+        biases = self._biases_of_prompts(positions)
         for layer in self._layers:
-            x = layer.prefill(x, is_padding, sentences, total)
+            x = layer.prefill(x, is_padding, sentences, total, biases)
         return self._last(x).transpose(0, 1)
+
+    def _biases_of_rows(self, position: int | Tensor) -> Biases:
+        """Returns the biases [G', H, U] of what the queries of a step read."""
+        if not self._position_biases:
+            return {}
+        positions = self.states.view.positions
+        assert positions is not None
+        if isinstance(position, Tensor):
+            position = position.view(len(positions), -1)[:, :1]
+        distance = position - positions
+        return {bias: bias(distance) for bias in self._position_biases}
+
+    def _biases_of_prompts(self, positions: Tensor) -> Biases:
+        """Returns the biases [n or 1, H, P, P] of prompts at positions [n, P]."""
+        if not self._position_biases:
+            return {}
+        if bool((positions == positions[:1]).all()):
+            positions = positions[:1]
+        distance = positions.unsqueeze(2) - positions.unsqueeze(1)
+        return {bias: bias(distance) for bias in self._position_biases}
+
+    def _check_beams(self, position: int | Tensor) -> None:
+        if isinstance(position, Tensor):
+            of_beams = position.view(-1, self.states.tree.beam)
+            if not bool((of_beams == of_beams[:, :1]).all()):
+                raise ValueError(
+                    "position: expected one for all beams of a sentence, because there is a bias "
+                    f"by position, got {of_beams.tolist()}"
+                )
 
     def _last(self, x: Tensor) -> Tensor:
         if self.spec.norm is not None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from el_attention.attention import Projections, Sink
-from el_attention.ops import linear
+from el_attention.ops import linear, softmax_dtype
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -182,6 +182,45 @@ class EmbeddingSpec:
 
 
 @dataclass(frozen=True, eq=False)
+class PositionBias:
+    """What an attention adds to its scores: a value for each head, by how far a row lies back.
+
+    Attentions that share one object share what is computed of it in a step.
+
+    Attributes:
+        values: [distances, H], for rows 0, 1, ... positions before the query; the last ones hold
+            for all rows beyond.  -inf hides a row, but not one at distance 0.
+    """
+
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        _expect("values: dimensions", 2, self.values.dim())
+        if not (len(self.values) and bool(self.values[0].isfinite().all())):
+            got = self.values[:1].tolist()
+            raise ValueError(f"values: expected finite ones at distance 0, got {got}")
+
+    @property
+    def heads(self) -> int:
+        """Number of heads, H."""
+        return self.values.size(1)
+
+    def __call__(self, distance: Tensor) -> Tensor:
+        """Returns the biases of rows.
+
+        Args:
+            distance: int64 [n, ...], the position of the query minus that of the row; where it is
+                negative, the query does not see the row, and any bias will do.
+
+        Returns:
+            [n, H, ...], in float32, or float64 for float64.
+        """
+        values = self.values.to(softmax_dtype(self.values.dtype)).t().contiguous()
+        found = values.index_select(1, distance.clamp(0, len(self.values) - 1).flatten())
+        return found.view(-1, *distance.shape).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
 class AttentionSpec:
     """Multi-head attention.
 
@@ -193,6 +232,7 @@ class AttentionSpec:
         output: [C, H * D].
         scale: of the projected query.
         sinks: keys and values that belong to no state.
+        position_bias: of self-attention, or None.
     """
 
     heads: int
@@ -202,6 +242,7 @@ class AttentionSpec:
     output: Affine
     scale: float
     sinks: tuple[Sink, ...] = ()
+    position_bias: PositionBias | None = None
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.query.outputs % self.heads:
@@ -214,6 +255,8 @@ class AttentionSpec:
         _expect("value: inputs", self.key.inputs, self.value.inputs)
         _expect("output: inputs", self.value.outputs, self.output.inputs)
         _expect("output: outputs", self.query.inputs, self.output.outputs)
+        if self.position_bias is not None:
+            _expect("position_bias: heads", self.heads, self.position_bias.heads)
         for sink in self.sinks:
             for field in ("key", "value"):
                 tensor = getattr(sink, field)
@@ -293,6 +336,7 @@ class LayerSpec:
             _expect("cross_attn_norm without cross_attn", None, self.cross_attn_norm)
             return
         _expect("cross_attn: inputs of query", width, self.cross_attn.query.inputs)
+        _expect("cross_attn: position_bias", None, self.cross_attn.position_bias)
         if self.cross_attn_norm is None:
             raise ValueError("cross_attn_norm: expected a norm beside cross_attn, got None")
         _expect("cross_attn_norm: width", width, self.cross_attn_norm.width)
@@ -351,6 +395,12 @@ class DecoderSpec:
             width = self.project_out.outputs
         if self.output is not None:
             _expect("output: inputs", width, self.output.projection.inputs)
+
+    @property
+    def position_biases(self) -> tuple[PositionBias, ...]:
+        """The biases of all layers, each once."""
+        found = (layer.self_attn.position_bias for layer in self.layers)
+        return tuple(dict.fromkeys(bias for bias in found if bias is not None))
 
     @property
     def dtype(self) -> torch.dtype:

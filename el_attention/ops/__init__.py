@@ -2,7 +2,7 @@
 
 from el_attention.ops.compiled import can_run
 from el_attention.ops.operators import attend, block_ngrams_, linear, log_sum_exp, top_candidates
-from el_attention.ops.reference import Attended, Rows, contract, expand
+from el_attention.ops.reference import Attended, Rows, contract, expand, softmax_dtype
 
 __all__ = [
     "Attended",
@@ -14,5 +14,6 @@ __all__ = [
     "expand",
     "linear",
     "log_sum_exp",
+    "softmax_dtype",
     "top_candidates",
 ]

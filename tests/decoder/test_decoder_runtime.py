@@ -21,6 +21,7 @@ from el_attention.decoder import (
     LayerSpec,
     Norm,
     OutputSpec,
+    PositionBias,
 )
 from el_attention.state import Source
 from random_decoder import POSITIONS, VOCAB_SIZE, WIDTH, Shape, logits_of, random_decoder
@@ -43,8 +44,16 @@ SHAPES: dict[str, Shape] = {
     "two sinks": Shape(sinks=2),
     "shared layers": Shape(repeats=True, source=11),
     "like T5": Shape(
-        rms=True, pre_norm=True, gated=True, biases=False, positions=False, source=WIDTH
+        rms=True,
+        pre_norm=True,
+        gated=True,
+        biases=False,
+        positions=False,
+        source=WIDTH,
+        biases_by_position=1,
     ),
+    "biases by position and sinks": Shape(biases_by_position=2, layers=3, sinks=2, heads=3),
+    "window": Shape(biases_by_position=1, window=3, pre_norm=True, source=5),
 }
 
 
@@ -140,9 +149,10 @@ def test_steps_give_the_logits_of_the_definition(name, plan, prompt, operators) 
         position = position[order] + 1
 
 
+@pytest.mark.parametrize("biases", [0, 1])
 @pytest.mark.parametrize("plan", PLANS)
-def test_sentences_may_step_alone_and_beams_may_mix(plan, operators) -> None:
-    shape = Shape(source=6, pre_norm=True)
+def test_sentences_may_step_alone_and_beams_may_mix(plan, biases, operators) -> None:
+    shape = Shape(source=6, pre_norm=True, biases_by_position=biases)
     spec, random = random_decoder(shape), torch.Generator().manual_seed(1)
     source = source_of(shape, 3, random)
     decoding = Decoding(spec, planner_of(plan), 3, 2, source)
@@ -236,6 +246,30 @@ def test_positions_beyond_the_table_are_refused() -> None:
         decoding.prefill(torch.zeros(2, POSITIONS + 1, dtype=torch.int64))
 
 
+def test_beams_of_a_sentence_at_different_positions_are_refused_beside_a_bias() -> None:
+    spec = random_decoder(Shape(biases_by_position=1))
+    decoding = Decoding(spec, planner_of("auto"), 2, 2)
+    with pytest.raises(ValueError, match=r"one for all beams .*got \[\[0, 0\], \[1, 2\]\]"):
+        decoding.step(torch.arange(4), torch.tensor([0, 0, 1, 2]))
+
+
+def test_layers_that_share_a_bias_compute_it_once_in_a_step(monkeypatch) -> None:
+    asked: list[PositionBias] = []
+    compute = PositionBias.__call__
+
+    def watched(bias: PositionBias, distance: Tensor) -> Tensor:
+        asked.append(bias)
+        return compute(bias, distance)
+
+    monkeypatch.setattr(PositionBias, "__call__", watched)
+    spec = random_decoder(Shape(biases_by_position=2, layers=5))
+    decoding = Decoding(spec, planner_of("auto"), 2, 1)
+    decoding.prefill(torch.zeros(2, 3, dtype=torch.int64))
+    assert len(asked) == len(set(asked)) == 2
+    decoding.step(torch.tensor([1, 2]), 3)
+    assert len(asked) == 4 and len(set(asked)) == 2
+
+
 def test_prompts_without_tokens_and_sources_of_other_batches_are_refused() -> None:
     decoding = Decoding(random_decoder(Shape()), planner_of("auto"), 2, 1)
     with pytest.raises(ValueError, match="got only padding in one"):
@@ -298,6 +332,23 @@ WRONG: dict[str, tuple[type, dict[str, Any], str]] = {
         },
         "key: outputs: expected 4, got 6",
     ),
+    "heads of a bias": (
+        AttentionSpec,
+        {
+            "heads": 2,
+            **dict.fromkeys(("query", "key", "value", "output"), Affine(zeros(4, 4))),
+            "scale": 1.0,
+            "position_bias": PositionBias(zeros(7, 3)),
+        },
+        "position_bias: heads: expected 2, got 3",
+    ),
+    "bias that hides a token from itself": (
+        PositionBias,
+        {"values": torch.full((3, 2), -torch.inf)},
+        "values: expected finite ones at distance 0",
+    ),
+    "bias without distances": (PositionBias, {"values": zeros(0, 2)}, "values: expected finite"),
+    "bias of one head": (PositionBias, {"values": zeros(3)}, "values: dimensions: expected 2"),
     "gate": (
         FeedForwardSpec,
         {
@@ -314,6 +365,13 @@ WRONG: dict[str, tuple[type, dict[str, Any], str]] = {
         LayerSpec,
         a_layer(self_attn_norm=Norm(5, None, None, 0.0)),
         f"self_attn_norm: width: expected {WIDTH}, got 5",
+    ),
+    "bias over the source": (
+        LayerSpec,
+        a_layer(
+            cross_attn=random_decoder(Shape(biases_by_position=1)).layers[0].self_attn,
+        ),
+        "cross_attn: position_bias: expected None, got PositionBias",
     ),
     "output": (
         OutputSpec,

@@ -18,6 +18,7 @@ from el_attention.decoder import (
     LayerSpec,
     Norm,
     OutputSpec,
+    PositionBias,
 )
 
 
@@ -41,6 +42,8 @@ class Shape:
         sinks: keys and values that belong to no state.
         repeats: whether a layer stands in two places.
         scaled: whether embeddings, queries and output are scaled.
+        biases_by_position: how many different ones the layers have, in turns; 0 for none.
+        window: distance from which on rows are not seen, besides; 0 for any.
     """
 
     heads: int = 2
@@ -58,9 +61,12 @@ class Shape:
     sinks: int = 0
     repeats: bool = False
     scaled: bool = True
+    biases_by_position: int = 0
+    window: int = 0
 
 
 WIDTH, INNER, VOCAB_SIZE, POSITIONS, OFFSET = 12, 10, 23, 40, 2
+DISTANCES = 6  # of which a bias knows
 
 
 class _Maker:
@@ -87,7 +93,15 @@ class _Maker:
             return Norm(width, weight, None, 1e-6, rms=True)
         return Norm(width, weight, self.normal(width, scale=0.3), 1e-5)
 
-    def attention(self, states: int, sinks: int) -> AttentionSpec:
+    def position_bias(self) -> PositionBias:
+        values = self.normal(DISTANCES, self.shape.heads, scale=2.0)
+        if self.shape.window:
+            values[self.shape.window :] = -math.inf
+        return PositionBias(values)
+
+    def attention(
+        self, states: int, sinks: int, position_bias: PositionBias | None = None
+    ) -> AttentionSpec:
         heads, width = self.shape.heads, self.shape.head_width
         inner = heads * width
         tensors = [(self.normal(heads, width), self.normal(heads, width)), (None, None)]
@@ -99,14 +113,15 @@ class _Maker:
             self.affine(WIDTH, inner),
             scale=width**-0.5 if self.shape.scaled else 1.0,
             sinks=tuple(Sink(*pair) for pair in tensors[:sinks]),
+            position_bias=position_bias,
         )
 
-    def layer(self) -> LayerSpec:
+    def layer(self, position_bias: PositionBias | None = None) -> LayerSpec:
         shape = self.shape
         gate = self.affine(INNER, WIDTH) if shape.gated else None
         return LayerSpec(
             pre_norm=shape.pre_norm,
-            self_attn=self.attention(WIDTH, shape.sinks),
+            self_attn=self.attention(WIDTH, shape.sinks, position_bias),
             self_attn_norm=self.norm(),
             feed_forward=FeedForwardSpec(
                 self.affine(INNER, WIDTH), self.affine(WIDTH, INNER), torch.tanh, gate
@@ -119,7 +134,10 @@ class _Maker:
     def decoder(self) -> DecoderSpec:
         shape = self.shape
         outer = shape.outer or WIDTH
-        layers = [self.layer() for _ in range(shape.layers)]
+        biases: list[PositionBias | None] = [None]
+        if shape.biases_by_position:
+            biases = [self.position_bias() for _ in range(shape.biases_by_position)]
+        layers = [self.layer(biases[i % len(biases)]) for i in range(shape.layers)]
         if shape.repeats:
             layers.append(layers[0])
         return DecoderSpec(
@@ -204,6 +222,12 @@ def _attention(spec: AttentionSpec, x: Tensor, states: Tensor, causal: bool) -> 
             keys.append((zeros if sink.key is None else sink.key[head])[None])
             values.append((zeros if sink.value is None else sink.value[head])[None])
         scores = spec.scale * query[:, part] @ torch.cat(keys).T
+        if spec.position_bias is not None:
+            last = len(spec.position_bias.values) - 1
+            for row in range(len(x)):
+                for column in range(row + 1):
+                    at = min(row - column, last)
+                    scores[row, column] += spec.position_bias.values[at, head]
         if causal:
             later = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
             scores[:, : len(x)] = scores[:, : len(x)].masked_fill(later, -math.inf)
