@@ -10,6 +10,7 @@ from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.gpt2 import GPT2
 from el_attention.transformers_plugin.opt import OPT
 from el_attention.transformers_plugin.parts import stock_class
+from el_attention.transformers_plugin.t5 import T5
 
 _SINUSOIDAL = ("SinusoidalPositionalEmbedding",)
 
@@ -70,6 +71,9 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ("xglm", "XGLMForCausalLM"): Decoder(
         "XGLM", pre_norm=True, positions_names=_SINUSOIDAL, around=None, decoder_name="Model"
     ),
+    ("t5", f"T5{_FOR_GENERATION}"): T5("T5"),
+    ("mt5", f"MT5{_FOR_GENERATION}"): T5("MT5", scales=False),
+    ("umt5", f"UMT5{_FOR_GENERATION}"): T5("UMT5"),
     ("opt", "OPTForCausalLM"): OPT(),
     ("gpt2", "GPT2LMHeadModel"): GPT2(),
 }
@@ -82,14 +86,7 @@ COMPOSITES: dict[tuple[str, str], bool] = {
 
 # Why models of classes that users try are not served, by the name of the class.
 REASONS: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "T5ForConditionalGeneration",
-            "MT5ForConditionalGeneration",
-            "UMT5ForConditionalGeneration",
-        ),
-        "its attention adds a bias that depends on positions, which the operators cannot add",
-    ),
+    "BloomForCausalLM": "the weights of its queries, keys and values lie head by head in one",
 }
 
 

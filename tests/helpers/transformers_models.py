@@ -90,6 +90,28 @@ MODELS["xglm"] = (
     "XGLMForCausalLM",
     {"num_layers": 2, "attention_heads": 3, "ffn_dim": 14, "scale_embedding": True},
 )
+T5: dict[str, Any] = {
+    "d_kv": 5,
+    "d_ff": 14,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 15,  # less than what is generated
+    "initializer_factor": 0.1,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+}
+MODELS |= {
+    "t5": ("T5ForConditionalGeneration", T5),
+    "t5, gated": (
+        "T5ForConditionalGeneration",
+        {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "mt5": ("MT5ForConditionalGeneration", T5),
+    "umt5": ("UMT5ForConditionalGeneration", T5),
+}
 # Decoders that are language models by themselves, too.
 MODELS |= {
     "bart alone": ("BartForCausalLM", {"scale_embedding": True}),
