@@ -20,6 +20,8 @@ from torch import Tensor
 
 from common.acquire import DataError, Policy, Published, add_policy_options, obtain, policy_of
 from common.lines import read_lines, write_lines
+from el_attention.exchange import gpt2_rules, to_fairseq
+from el_attention.exchange.convert import save_checkpoint
 
 MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
@@ -109,8 +111,7 @@ def convert_weights(weights: dict[str, Tensor], order: list[int]) -> dict[str, T
     """The parameters of fairseq's language model.
 
     Args:
-        weights: of Transformers' GPT2Model or GPT2LMHeadModel. Its linear layers are stored as
-            [in, out]; `attn.c_attn` holds query, key and value, in this order, along `out`.
+        weights: of Transformers' GPT2Model or GPT2LMHeadModel.
         order: GPT-2's number of each token of fairseq's dictionary.
 
     Returns:
@@ -119,55 +120,24 @@ def convert_weights(weights: dict[str, Tensor], order: list[int]) -> dict[str, T
     Raises:
         DataError: if the weights are not those of a GPT-2 with tied embeddings.
     """
-    left = {name.removeprefix("transformer."): weight.float() for name, weight in weights.items()}
-    # Masks that old versions of Transformers saved are no parameters.
-    left = {n: w for n, w in left.items() if not n.endswith((".attn.bias", ".attn.masked_bias"))}
-    converted: dict[str, Tensor] = {}
-
-    def take(name: str) -> Tensor:
-        if name not in left:
-            raise DataError(f"model.safetensors: no weight {name}")
-        return left.pop(name)
-
-    def take_norm(source: str, target: str) -> None:
-        for kind in ("weight", "bias"):
-            converted[f"{target}.{kind}"] = take(f"{source}.{kind}")
-
-    def take_linear(source: str, *targets: str) -> None:
-        weight, bias = take(f"{source}.weight"), take(f"{source}.bias")
-        for number, target in enumerate(targets):
-            converted[f"{target}.weight"] = weight.chunk(len(targets), 1)[number].t().contiguous()
-            converted[f"{target}.bias"] = bias.chunk(len(targets))[number].clone()
-
-    tokens = take("wte.weight")
+    prefix = "transformer."
+    named = {
+        prefix + name.removeprefix(prefix): weight.float()
+        for name, weight in weights.items()
+        # Masks that old versions of Transformers saved are no parameters.
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
+    tokens = named.get(f"{prefix}wte.weight", torch.empty(0))
     if len(tokens) != len(order):
         raise DataError(f"vocab.json has {len(order)} tokens, model.safetensors {len(tokens)}")
-    if not torch.equal(left.pop("lm_head.weight", tokens), tokens):
+    if not torch.equal(named.pop(f"{prefix}lm_head.weight", tokens), tokens):
         raise DataError("model.safetensors: lm_head.weight and wte.weight are not tied")
-    converted["decoder.embed_tokens.weight"] = tokens[order]
-    converted["decoder.output_projection.weight"] = tokens[order]
-    positions = take("wpe.weight")
-    # fairseq counts positions from its padding index, 1, plus 1.
-    converted["decoder.embed_positions.weight"] = torch.cat(
-        [positions.new_zeros(2, positions.size(1)), positions]
-    )
-    layer = 0
-    while f"h.{layer}.ln_1.weight" in left:
-        old, new = f"h.{layer}", f"decoder.layers.{layer}"
-        take_norm(f"{old}.ln_1", f"{new}.self_attn_layer_norm")
-        take_norm(f"{old}.ln_2", f"{new}.final_layer_norm")
-        projections = (f"{new}.self_attn.{name}_proj" for name in "qkv")
-        take_linear(f"{old}.attn.c_attn", *projections)
-        take_linear(f"{old}.attn.c_proj", f"{new}.self_attn.out_proj")
-        take_linear(f"{old}.mlp.c_fc", f"{new}.fc1")
-        take_linear(f"{old}.mlp.c_proj", f"{new}.fc2")
-        layer += 1
-    take_norm("ln_f", "decoder.layer_norm")
-    # Without it fairseq takes the checkpoint for one of its first, which had no final norm.
-    converted["decoder.version"] = torch.tensor([3.0])
-    if left:
-        raise DataError(f"model.safetensors: weights that no GPT-2 has: {sorted(left)[:5]}")
-    return converted
+    named["lm_head.weight"] = named[f"{prefix}wte.weight"] = tokens[order]
+    layers = {name.split(".")[2] for name in named if name.startswith(f"{prefix}h.")}
+    try:
+        return to_fairseq(gpt2_rules(len(layers)), named)
+    except ValueError as error:
+        raise DataError(f"model.safetensors: {error}") from None
 
 
 def convert(source: Path, output: Path) -> None:
@@ -198,14 +168,7 @@ def convert(source: Path, output: Path) -> None:
     # fairseq skips the first line, a version, and needs a line feed after the last.
     merges = [line for line in read_lines(source / "merges.txt") if not line.startswith("#version")]
     write_lines(output / "vocab.bpe", ["#version: 0.2", *merges])
-    history = {"criterion_name": "CrossEntropyCriterion", "optimizer_name": "FairseqAdam"}
-    checkpoint = {
-        "args": arguments,
-        "model": parameters,
-        "optimizer_history": [{**history, "lr_scheduler_state": {}, "num_updates": 0}],
-        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-    }
-    torch.save(checkpoint, output / "model.pt")
+    save_checkpoint(arguments, parameters, output / "model.pt")
 
 
 def published(name: str) -> list[Published]:

@@ -138,9 +138,12 @@ def without(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("h.1.mlp.c_fc.bias"), r"no weight h\.1\.mlp\.c_fc\.bias"),
-        (without("h.1.ln_1.weight"), "weights that no GPT-2 has"),
-        (lambda weights: weights | {"adapter": torch.ones(1)}, "'adapter'"),
+        (without("h.1.mlp.c_fc.bias"), r"without transformer\.h\.1\.mlp\.c_fc\.bias, got"),
+        (without("h.1.ln_1.weight"), r"without transformer\.h\.1\.ln_1\.weight, got"),
+        (
+            lambda weights: weights | {"adapter": torch.ones(1)},
+            r"got transformer\.adapter in addition",
+        ),
         (lambda weights: weights | {"wte.weight": torch.ones(5, 24)}, "tokens, .* 5"),
         (lambda weights: weights | {"lm_head.weight": torch.ones(1)}, "not tied"),
     ],
