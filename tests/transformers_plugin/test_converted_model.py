@@ -18,6 +18,7 @@ transformers = pytest.importorskip("transformers", reason="of the extra `transfo
 
 from transformers import LogitsProcessor, StoppingCriteria  # noqa: E402
 
+from el_attention.transformers_plugin.version_4 import IS_4  # noqa: E402
 from manytexts import SPECIAL, TEXTS, model_of, tokenizer_of  # noqa: E402
 from transformers_models import assert_served, build, generated, inputs  # noqa: E402
 
@@ -52,7 +53,8 @@ def test_it_changes_its_dtype_after_a_run(name, dtype) -> None:
     ]
     error, error_of_stock = ((found - logits[0]).abs().max() for found in logits[:0:-1])
     assert error_of_stock > 0 and error <= 2 * error_of_stock
-    assert_served(ours)
+    if not (IS_4 and name == "whisper"):  # whose whole results take the way of Transformers 4
+        assert_served(ours)
 
 
 def test_it_learns_and_generates_by_what_it_has_learnt() -> None:
@@ -182,22 +184,24 @@ def test_strings_and_time_stop_as_before(name, num_beams) -> None:
         "strings": {"stop_strings": [*"bdfhjlnprtvxz"], "tokenizer": tokenizer},
         "time": {"max_time": 1e-9},
     }.items():
+        if IS_4 and case == "strings" and name == "bart":
+            continue  # a forward of Transformers 4 with an encoder takes no tokenizer
         options = {"eos_token_id": 3, "max_new_tokens": 12, "num_beams": num_beams, **options}
         expected = model.generate(**arguments, **options)
         found[case] = twin.generate(**arguments, **options)
         assert torch.equal(expected, found[case])
     assert_served(twin)
-    assert not torch.equal(found["free"], found["strings"])
+    assert not torch.equal(found["free"], found.get("strings", found["time"]))
     assert found["time"].size(1) < found["free"].size(1)
 
 
 def test_a_pipeline_generates_texts() -> None:
     model, tokenizer = model_of("gpt2").float(), tokenizer_of("gpt2")
     tokenizer.padding_side = "left"
-    results = []
+    results, lengths = [], {"max_new_tokens": 8, "batch_size": 2}
     for one in (model, el_attention.convert(copy.deepcopy(model))):
         pipe = transformers.pipeline("text-generation", model=one, tokenizer=tokenizer)
-        results.append(pipe(TEXTS[:4], num_beams=3, max_new_tokens=8, batch_size=2))
+        results.append(pipe(TEXTS[:4], do_sample=False, num_beams=3, **lengths))
         assert isinstance(pipe.model, el_attention.transformers_plugin.model.ELModel) == bool(
             len(results) - 1
         )
