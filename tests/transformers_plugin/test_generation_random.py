@@ -21,7 +21,8 @@ from transformers_models import COMPOSITES, MODELS, PLANS  # noqa: E402
 NAMES = [
     name
     for name in (*MODELS, *COMPOSITES)
-    if not IS_4 or name not in ("whisper", "m2m_100", "gpt2, scaled by layers")
+    if not IS_4
+    or (name not in ("whisper", "m2m_100", "gpt2, scaled by layers") and "t5" not in name)
 ]
 
 

@@ -35,6 +35,8 @@ from transformers_models import (  # noqa: E402
     inputs,
 )
 
+T5_OF_4 = "T5 takes the way of Transformers 4"
+
 
 def test_every_family_is_tried() -> None:
     tried = {class_name for class_name, _ in MODELS.values()}
@@ -47,6 +49,8 @@ def test_every_family_is_tried() -> None:
 def test_every_family_generates_what_it_did(name, plan, dtype) -> None:
     if "xglm" in name and dtype == torch.float64:
         pytest.skip("stock XGLM fails in float64: it makes its least score in float32")
+    if IS_4 and "t5" in name:
+        pytest.skip(T5_OF_4)
     if IS_4 and name == "gpt2, scaled by layers":
         pytest.skip("Transformers 4 scales in one implementation of attention only")
     if IS_4 and name == "whisper":
@@ -78,6 +82,8 @@ def test_either_kind_of_operators_serves(name, plan, operators) -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", [*TWO, "m2m_100", "t5"])
 def test_every_search_finds_what_it_did(name, options) -> None:
+    if IS_4 and name == "t5":
+        pytest.skip(T5_OF_4)
     if IS_4 and name == "m2m_100" and "do_sample" in OPTIONS[options]:
         pytest.skip("the forward of M2M100 in Transformers 4 draws random numbers")
     model = build(name)
@@ -91,6 +97,8 @@ def test_every_search_finds_what_it_did(name, options) -> None:
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("name", ["bart", "m2m_100", "marian", "t5", "umt5"])
 def test_prompts_of_several_tokens(name, num_beams) -> None:
+    if IS_4 and "t5" in name:
+        pytest.skip(T5_OF_4)
     model = build(name)
     # The padding is a token like others, but that it has no position in M2M100.
     prompt = torch.tensor([[2, 5, 6, 1, 7], [2, 1, 1, 8, 9], [2, 4, 4, 4, 4]])
@@ -125,6 +133,8 @@ def test_prompts_may_be_padded_on_the_right_and_in_between(name, num_beams, plan
     "name", ["bart", "m2m_100", "t5", "bert to gpt2", "vit to trocr, projected"]
 )
 def test_prompts_of_decoders_may_be_padded(name, num_beams) -> None:
+    if IS_4 and "t5" in name:
+        pytest.skip(T5_OF_4)
     model = build(name, torch.float32)
     prompt = torch.tensor([[2, 5, 6, 9, 7], [1, 1, 2, 8, 9], [1, 2, 4, 4, 4]])
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]])
@@ -276,6 +286,7 @@ def test_models_that_are_not_what_they_seem_are_run_by_transformers(change, capl
     assert reason in caplog.text
 
 
+@pytest.mark.skipif(IS_4, reason=T5_OF_4)
 def test_t5_in_float16_is_run_by_transformers(tmp_path, caplog) -> None:
     """It clamps what overflows, and a loaded one keeps some weights in float32."""
     build("t5", torch.float32).save_pretrained(tmp_path)
@@ -325,6 +336,7 @@ def test_other_ways_of_generating_are_those_of_transformers(caplog) -> None:
         ("gpt2, scaled by layers", {}, "the scale of its attention depends on the implementation"),
         ("m2m_100", {"do_sample": True}, "its forward draws random numbers that it does not use"),
         ("whisper", {}, "its generate takes the cache of the result apart"),
+        ("t5", {}, "this version of Transformers does not tell which outputs it scales"),
     ],
 )
 def test_what_transformers_4_does_otherwise(name, options, reason) -> None:
