@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 
-def obstacle(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
+def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
     """Returns why `module` may compute something else than `kinds` do, or None.
 
     Args:

@@ -29,9 +29,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a test once with each kind of operators."""
     if request.param == "pure PyTorch":
-        monkeypatch.setattr(extension, "obstacle", "not built: this test does without")
-    elif extension.obstacle is not None:
-        pytest.skip(f"the compiled operators are {extension.obstacle}")
+        monkeypatch.setattr(extension, "unsupported", "not built: this test does without")
+    elif extension.unsupported is not None:
+        pytest.skip(f"the compiled operators are {extension.unsupported}")
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ class Plan(ABC):
         visible: Tensor | None,
         sinks: tuple[Sink, ...] = (),
         *,
-        keep: Tensor | None = None,
+        dropout_mask: Tensor | None = None,
         bias: Tensor | None = None,
         need_weights: bool = True,
     ) -> Result:
@@ -108,7 +108,7 @@ class Plan(ABC):
             rows: kept rows, see `el_attention.ops.attend`.
             visible: bool [G, B or 1, U] or None.
             sinks: keys and values outside the rows.
-            keep: [G, B, H, U + sinks], dropout factors on the weights, or None.
+            dropout_mask: [G, B, H, U + sinks], factors on the weights, or None.
             bias: [G, H, U], added to the scores of the rows, or None; see
                 `el_attention.ops.attend`.
             need_weights: whether attention weights are to be returned.
@@ -128,7 +128,7 @@ class Plan(ABC):
             visible,
             bias=bias,
             sinks=scores,
-            keep=keep,
+            dropout_mask=dropout_mask,
             need_weights=need_weights,
         )
         heads = self._outputs(projections, attended)

@@ -194,10 +194,10 @@ def _transformers_error() -> Exception | None:
 
 
 def _extension() -> Finding:
-    if extension.obstacle is not None:
+    if extension.unsupported is not None:
         return Finding(
             "extension",
-            f"{extension.obstacle}; the operators are the slower pure-PyTorch ones",
+            f"{extension.unsupported}; the operators are the slower pure-PyTorch ones",
             Level.WARNING,
             "with a C++ compiler, in el_attention's source tree: "
             "pip install ninja, then pip install --no-build-isolation .",

@@ -12,7 +12,7 @@ from el_attention import plain
 from el_attention.attention import SELF, SOURCE, Planner
 from el_attention.fairseq_plugin.attention_step import AttentionStep, shown
 from el_attention.fairseq_plugin.decoding import DecodingState
-from el_attention.ops import can_run
+from el_attention.ops import compiled
 from el_attention.specialize import Specialized
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ class ELAttention(Specialized, _Base):
     """Multi-head attention that reads the shared states of a `DecodingState`.
 
     Wherever there is no such state (training, scoring, other decoders) and for modules that
-    `reason_against` names, it is fairseq's attention unchanged.
+    `unsupported` names, it is fairseq's attention unchanged.
     """
 
     el_name: str
     el_planner: Planner
 
-    def reason_against(self, dtype: torch.dtype) -> str | None:
+    def unsupported(self, dtype: torch.dtype) -> str | None:
         """Returns why this module cannot read shared states of `dtype`, or None if it can."""
         from fairseq.modules import MultiheadAttention
 
@@ -46,7 +46,7 @@ class ELAttention(Specialized, _Base):
         if dtype not in DTYPES:
             return f"its states are {dtype}"
         for name in ("k_proj", "v_proj"):
-            reason = plain.obstacle(getattr(self, name), (nn.Linear,))
+            reason = plain.unsupported(getattr(self, name), (nn.Linear,))
             if reason is not None:
                 return f"{name} {reason}"
         return None
@@ -129,7 +129,7 @@ class ELAttention(Specialized, _Base):
         key: Tensor | None,
         is_padding: Tensor | None,
     ) -> AttentionStep | None:
-        reason = self.reason_against(states.dtype)
+        reason = self.unsupported(states.dtype)
         if (
             reason is None
             and self.encoder_decoder_attention
@@ -142,7 +142,7 @@ class ELAttention(Specialized, _Base):
             return None
         kind = SELF if self.self_attention else SOURCE
         choice = state.modules.choose(self.el_planner, kind, state.states, states)
-        state.announce_plan(kind, choice, can_run(states))
+        state.announce_plan(kind, choice, compiled.unsupported(states))
         return AttentionStep(self, choice.plan)
 
     def _replicated(

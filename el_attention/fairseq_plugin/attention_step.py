@@ -89,7 +89,7 @@ class AttentionStep:
             rows,
             view.visible,
             self._sinks,
-            keep=dropout_mask,
+            dropout_mask=dropout_mask,
             need_weights=need_weights,
         )
         if weights is not None:

@@ -12,7 +12,7 @@ from fairseq.data import BaseWrapperDataset, FairseqDataset
 from el_attention.attention import largest_batch_in, plans_for
 from el_attention.cost import FRAGMENTATION, Architecture, Workload
 from el_attention.fairseq_plugin.architecture import architecture_of
-from el_attention.fairseq_plugin.conversion import reason_against
+from el_attention.fairseq_plugin.conversion import unsupported
 from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity
 
@@ -38,7 +38,7 @@ class BatchSizes:
         Raises:
             ValueError: if the models are not prepared for a generation, or of another family.
         """
-        reasons = [reason_against(model) for model in models]
+        reasons = [unsupported(model) for model in models]
         if not models or any(reasons) or cfg is None:
             raise ValueError(
                 "--batch-by-memory: expected a generation with Transformers, got "

@@ -34,7 +34,7 @@ def convert_generator(generator: SequenceGenerator, plan: str, memory_budget: in
 
 def convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None) -> None:
     """Converts a model, or says once why it cannot; for the arguments see `convert`."""
-    reason = reason_against(model)
+    reason = unsupported(model)
     if reason is not None:
         if model not in _refused:
             logger.warning(f"{type(model).__name__}: fairseq's own attention, because {reason}")
@@ -63,7 +63,7 @@ def convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None)
                 module.can_use_fastpath = False
 
 
-def reason_against(model: BaseFairseqModel) -> str | None:
+def unsupported(model: BaseFairseqModel) -> str | None:
     """Returns why `model` cannot use shared states at all, or None if it can."""
     decoder, encoder = getattr(model, "decoder", None), getattr(model, "encoder", None)
     if not isinstance(decoder, TransformerDecoderBase):

@@ -25,7 +25,7 @@ from el_attention.fairseq_plugin.describe import (
     unsupported,
 )
 from el_attention.fairseq_plugin.encoder_out import EncoderOut, SharedEncoderOut
-from el_attention.ops import can_run
+from el_attention.ops import compiled
 from el_attention.plain import has_hooks
 from el_attention.specialize import Specialized
 from el_attention.state import Source, States
@@ -78,10 +78,10 @@ class ELDecoder(Specialized, _Base):
             decoding = Decoding(spec, self.el_planner, sentences, beam, source, columns)
             state = DecodingState(decoding.states, self.el_announced, decoding)
             state.modules.reordering = [self]
-            obstacle = can_run(spec.embedding.tokens)
+            reason = compiled.unsupported(spec.embedding.tokens)
             for kind, choice in decoding.choices.items():
                 if kind == SELF or source is not None:
-                    state.announce_plan(kind, choice, obstacle)
+                    state.announce_plan(kind, choice, reason)
         else:
             device = next(self.parameters()).device
             states = States(sentences, beam, device, source, columns, self._reads_positions())

@@ -101,16 +101,16 @@ class DecodingState:
             self._announced.add(line)
             logger.log(level, line + detail)
 
-    def announce_plan(self, kind: str, choice: Choice, obstacle: str | None) -> None:
+    def announce_plan(self, kind: str, choice: Choice, reason: str | None) -> None:
         """Logs the plan of a kind of attention, and which operators compute it.
 
         Args:
             kind: of attention.
             choice: its plan, and why.
-            obstacle: why the compiled operators cannot run, or None.
+            reason: why the compiled operators cannot run, or None.
         """
         self.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
-        operators = f"pure PyTorch, because {obstacle}" if obstacle else "compiled"
+        operators = f"pure PyTorch, because {reason}" if reason else "compiled"
         device = self.states.tree.visible.device.type
         self.announce(logging.INFO, f"operators on {device}: {operators}")
 

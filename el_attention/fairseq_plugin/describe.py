@@ -107,7 +107,7 @@ def unsupported_layer(layer: Any) -> str | None:
     for name in ("self_attn", "encoder_attn"):
         attention = getattr(layer, name)
         if attention is not None:
-            reason = attention.reason_against(layer.fc1.weight.dtype)
+            reason = attention.unsupported(layer.fc1.weight.dtype)
             if reason is not None:
                 return f"{name}: {reason}"
     return None
@@ -157,7 +157,7 @@ def layers_of(decoder: Any) -> list[Any]:
 
 
 def _part(module: nn.Module, kinds: Kinds) -> str | None:
-    reason = plain.obstacle(module, kinds)
+    reason = plain.unsupported(module, kinds)
     if reason is None and isinstance(module, FairseqDropout) and acts(module):
         return "acts"
     return reason
@@ -214,7 +214,7 @@ def output_of(decoder: ELDecoder) -> OutputSpec | None:
     projection = decoder.output_projection
     if decoder.adaptive_softmax is not None or not decoder.el_is_plain("output_layer"):
         return None
-    if plain.obstacle(projection, LINEAR) is not None:
+    if plain.unsupported(projection, LINEAR) is not None:
         return None
     return OutputSpec(_required_affine(projection))
 

@@ -125,7 +125,7 @@ class ELGenerator(Specialized, _Generator):
         from fairseq.search import DiverseBeamSearch
 
         self._take_over_block()
-        reason = self.reason_against(sample, constraints)
+        reason = self.unsupported(sample, constraints)
         if reason is not None and reason not in self.el_announced:
             self.el_announced.add(reason)
             logger.info(f"search: fairseq's own, because {reason}")
@@ -173,7 +173,7 @@ class ELGenerator(Specialized, _Generator):
             self.repeat_ngram_blocker = NGramRepeatBlock(blocker.size)
         super().restore()
 
-    def reason_against(self, sample: dict[str, Any], constraints: Tensor | None) -> str | None:
+    def unsupported(self, sample: dict[str, Any], constraints: Tensor | None) -> str | None:
         """Returns why `beam_search` cannot generate for a batch, or None if it can."""
         from fairseq.search import BeamSearch
         from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
@@ -195,7 +195,7 @@ class ELGenerator(Specialized, _Generator):
             return "the ensemble has a forward_decoder of its own"
         if "src_tokens" not in sample["net_input"]:
             return "the sources are not tokens"
-        return scorer.reason_against(self.model)
+        return scorer.unsupported(self.model)
 
     def _longest(self, net_input: dict[str, Any]) -> int:
         """The most words that fairseq's own search gives a hypothesis before its eos."""

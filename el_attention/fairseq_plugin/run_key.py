@@ -89,7 +89,7 @@ def run_settings(
         "version of torch": str(torch.__version__),
         "version of fairseq": str(fairseq.__version__),
         "version of el_attention": el_attention.__version__,
-        "operators": "pure PyTorch" if extension.obstacle else "compiled",
+        "operators": "pure PyTorch" if extension.unsupported else "compiled",
         "attention plan": task.plan,
         "task": _class_name(task),
         "weights": weights_digest(models),

@@ -30,7 +30,7 @@ NORMALIZATIONS = {
 READERS = ("forward", "extract_features", "extract_features_scriptable", "output_layer")
 
 
-def reason_against(ensemble: ELEnsemble) -> str | None:
+def unsupported(ensemble: ELEnsemble) -> str | None:
     """Returns why `EnsembleScorer` cannot score with these models, or None if it can."""
     for model in ensemble.models:
         decoder = getattr(model, "decoder", None)
@@ -58,7 +58,7 @@ class EnsembleScorer:
         """Begins a generation.
 
         Args:
-            ensemble: the models; `reason_against` has nothing against them.
+            ensemble: the models; `unsupported` returns None for them.
             sentences: number of sentences.
             encoder_outs: of every model, one column per beam; empty for language models.
             temperature: what logits are divided by.

@@ -1,6 +1,5 @@
 """The operators of EL-attention, independent of fairseq and of where states live."""
 
-from el_attention.ops.compiled import can_run
 from el_attention.ops.operators import attend, block_ngrams_, linear, log_sum_exp, top_candidates
 from el_attention.ops.reference import Attended, Rows, contract, expand, softmax_dtype
 
@@ -9,7 +8,6 @@ __all__ = [
     "Rows",
     "attend",
     "block_ngrams_",
-    "can_run",
     "contract",
     "expand",
     "linear",

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from el_attention.ops import extension
 from el_attention.ops.reference import Attended, Rows, check_devices
 
-if extension.obstacle is None:
+if extension.unsupported is None:
     from el_attention.ops import fakes  # noqa: F401
 
 MAX_PIECES = 16  # kMaxPieces in csrc/sizes.h
@@ -24,10 +24,10 @@ FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def can_run(
+def unsupported(
     states: Tensor,
     rows: Sequence[Rows] = (),
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     others: Sequence[Tensor] = (),
 ) -> str | None:
     """Tells whether the compiled operators can take the arguments of one of them.
@@ -35,14 +35,14 @@ def can_run(
     Args:
         states: the query, or any tensor of its device and dtype.
         rows: pieces of the row axis.
-        keep: dropout factors.
+        dropout_mask: factors on the weights.
         others: the other tensors of which there might be a derivative.
 
     Returns:
         Why not, or None if they can.
     """
-    if extension.obstacle is not None:
-        return f"the compiled ones are {extension.obstacle}"
+    if extension.unsupported is not None:
+        return f"the compiled ones are {extension.unsupported}"
     device = states.device.type
     if device not in DISPATCH_KEYS:
         return f"there are no compiled ones for {device}"
@@ -53,7 +53,7 @@ def can_run(
         return "the compiled ones need AVX2, which torch does not find here"
     if states.dtype not in DTYPES:
         return f"the compiled ones do not take {states.dtype}"
-    if keep is not None:
+    if dropout_mask is not None:
         return "the compiled ones do not drop weights"
     if len(rows) > MAX_PIECES:
         return f"the compiled ones take {MAX_PIECES} pieces of rows, not {len(rows)}"
@@ -82,10 +82,10 @@ def _instruction_set() -> str:
     return importlib.import_module("el_attention._C").build_information()["instruction_set"]
 
 
-def can_run_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+def runs_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Tells whether the compiled `linear` can take the arguments, and is faster than torch's."""
     return (
-        extension.obstacle is None
+        extension.unsupported is None
         and x.is_cpu
         and _instruction_set() != ""
         and x.dtype in DTYPES
@@ -96,7 +96,7 @@ def can_run_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> boo
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Applies a linear layer where `can_run_linear` is true; see `reference.linear`."""
+    """Applies a linear layer where `runs_linear` is true; see `reference.linear`."""
     if x.dim() == 2:
         return torch.ops.el_attention.linear(x, weight, bias)
     output = torch.ops.el_attention.linear(x.reshape(-1, x.size(-1)), weight, bias)
@@ -112,7 +112,7 @@ def attend(
     sinks: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
-    """Attends to rows where `can_run` has no reason against it; see `reference.attend`."""
+    """Attends to rows where `unsupported` returns None; see `reference.attend`."""
     check_devices({"query": query, "sinks": sinks})
     keys, columns = [p.keys for p in rows], [p.columns for p in rows]
     same = all(piece.values is piece.keys for piece in rows)

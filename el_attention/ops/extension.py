@@ -6,7 +6,7 @@ notes the torch that it was built for, and an extension for another torch is not
 instead of failing with an undefined symbol or worse.
 
 Attributes:
-    obstacle: why the compiled operators cannot be used, or None if they are loaded.
+    unsupported: why the compiled operators cannot be used, or None if they are loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load(note: Path = NOTE) -> str | None:
         note: what `setup.py` left beside the extension.
 
     Returns:
-        The obstacle, or None if it is loaded.
+        Why it cannot be used, or None if it is loaded.
     """
     try:
         built = json.loads(note.read_text())
@@ -65,10 +65,10 @@ def _arguments(name: str) -> int | None:
     return None if operator is None else len(operator.default._schema.arguments)
 
 
-def _warned(obstacle: str) -> str:
+def _warned(reason: str) -> str:
     # Not for an extension that was never built: the doctor says that to those who ask.
-    logging.getLogger(__name__).warning(f"the compiled operators are not used: {obstacle}")
-    return obstacle
+    logging.getLogger(__name__).warning(f"the compiled operators are not used: {reason}")
+    return reason
 
 
-obstacle = load()
+unsupported = load()

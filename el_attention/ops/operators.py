@@ -19,7 +19,7 @@ def attend(
     *,
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
     """Attends from the beams of every sentence to its rows; see `reference.attend`.
@@ -31,7 +31,7 @@ def attend(
         bias: [G, H, U], float32 (float64 for float64), added to the scores of the rows, of all
             beams alike, or None for 0; -inf for weight 0.
         sinks: [G, B, H, E], scores of keys outside the rows, always visible.
-        keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
+        dropout_mask: [G, B, H, U + E], factors on the weights, or None for 1.
         need_weights: whether weights are to be returned.
 
     Raises:
@@ -39,12 +39,18 @@ def attend(
         RuntimeError: if they do not (the compiled operators).
     """
     others = () if bias is None else (bias,)
-    if compiled.can_run(query, rows, keep, others) is None:
+    if compiled.unsupported(query, rows, dropout_mask, others) is None:
         return compiled.attend(
             query, rows, visible, bias=bias, sinks=sinks, need_weights=need_weights
         )
     return reference.attend(
-        query, rows, visible, bias=bias, sinks=sinks, keep=keep, need_weights=need_weights
+        query,
+        rows,
+        visible,
+        bias=bias,
+        sinks=sinks,
+        dropout_mask=dropout_mask,
+        need_weights=need_weights,
     )
 
 
@@ -66,7 +72,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ValueError: if not all tensors are on one device.
     """
     reference.check_devices({"x": x, "weight": weight, "bias": bias})
-    if compiled.can_run_linear(x, weight, bias):
+    if compiled.runs_linear(x, weight, bias):
         return compiled.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -75,7 +81,7 @@ def block_ngrams_(
     lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
 ) -> None:
     """Forbids, in place, tokens that would repeat an n-gram; see `reference.block_ngrams_`."""
-    if compiled.can_run(lprobs) is None:
+    if compiled.unsupported(lprobs) is None:
         torch.ops.el_attention.block_ngrams_(lprobs, tokens, size, length, forced)
     else:
         reference.block_ngrams_(lprobs, tokens, size, length, forced)
@@ -88,7 +94,7 @@ def log_sum_exp(logits: Tensor) -> Tensor:
         RuntimeError: if `logits` is not [N, vocabulary] with a contiguous last dimension (the
             compiled operator).
     """
-    if compiled.can_run(logits) is None:
+    if compiled.unsupported(logits) is None:
         return torch.ops.el_attention.log_sum_exp(logits)
     return reference.log_sum_exp(logits)
 
@@ -102,7 +108,7 @@ def top_candidates(
         ValueError: if the arguments do not fit together (the reference).
         RuntimeError: if they do not (the compiled operator).
     """
-    reason = compiled.can_run(logits, others=(lse, scores))
+    reason = compiled.unsupported(logits, others=(lse, scores))
     if reason is None and k <= compiled.MAX_CANDIDATES:
         return torch.ops.el_attention.top_candidates(logits, lse, scores, beam, k)
     return reference.top_candidates(logits, lse, scores, beam, k)

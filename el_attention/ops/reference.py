@@ -33,10 +33,11 @@ class Attended(NamedTuple):
 
     Attributes:
         context: [G, B, H, V], in the dtype of the values.
-        weights: [G, B, H, U + E], softmax over rows and sinks, before `keep`; at least float32;
-            None where nobody asked for them.
-        sink_weights: [G, B, H, E], the weights of the sinks after `keep`; E may be 0.
-        mass: [G, B, H, 1], the sum over rows of weights x keep, or None where it is known to be 1.
+        weights: [G, B, H, U + E], softmax over rows and sinks, before `dropout_mask`; at least
+            float32; None where nobody asked for them.
+        sink_weights: [G, B, H, E], the weights of the sinks after `dropout_mask`; E may be 0.
+        mass: [G, B, H, 1], the sum over rows of weights x dropout_mask, or None where it is known
+            to be 1.
     """
 
     context: Tensor
@@ -144,15 +145,15 @@ def attend(
     *,
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     need_weights: bool = True,
 ) -> Attended:
     """Attends from the beams of every sentence to the rows of that sentence, read in place.
 
     p = softmax over visible rows and sinks of (query . key + bias); context = sum over rows of
-    p x keep x value.  Rows that a beam does not see have weight 0 exactly; a beam that sees nothing
-    gets weights and context 0.  For each beam, a row that it does not see counts as not there, and
-    may hold anything, NaN included.
+    p x dropout_mask x value.  Rows that a beam does not see have weight 0 exactly; a beam that sees
+    nothing gets weights and context 0.  For each beam, a row that it does not see counts as not
+    there, and may hold anything, NaN included.
 
     A bias of -inf gives a row weight 0 exactly for that head, and a head without another row gets
     weights and context 0, as if it saw nothing.  But the row is read: it must hold finite numbers.
@@ -164,7 +165,7 @@ def attend(
         bias: [G, H, U], added to the scores of the rows, of all beams alike, or None for 0; in
             float32, or float64 where the query is.  No NaN, no +inf.
         sinks: [G, B, H, E], scores of keys outside the rows, always visible.
-        keep: [G, B, H, U + E], factors on the weights (dropout), or None for 1.
+        dropout_mask: [G, B, H, U + E], factors on the weights, or None for 1.
         need_weights: whether weights are to be returned.
 
     Returns:
@@ -183,7 +184,7 @@ def attend(
             "visible": visible,
             "bias": bias,
             "sinks": sinks,
-            "keep": keep,
+            "dropout_mask": dropout_mask,
         }
     )
     groups, beam, heads = query.shape[:3]
@@ -200,8 +201,8 @@ def attend(
             raise ValueError(
                 f"bias: expected [{groups}, {heads}, {total}], got {tuple(bias.shape)}"
             )
-    key_heads = rows[0].keys.size(2)
-    query = _by_key_head(query, key_heads)
+    kv_heads = rows[0].keys.size(2)
+    query = _by_key_head(query, kv_heads)
     runs = [_runs(piece.columns) for piece in rows]
     products = [
         _multiply(query, piece.keys.permute(1, 2, 3, 0), where)
@@ -209,7 +210,7 @@ def attend(
     ]
     scores = _joined(products, -1).to(softmax_dtype(query.dtype))
     if bias is not None:
-        scores = scores + bias.unflatten(1, (key_heads, 1, -1))
+        scores = scores + bias.unflatten(1, (kv_heads, 1, -1))
     if visible is not None:
         scores.masked_fill_(~visible[:, None, :, None], float("-inf"))
     blank = None  # which queries see no row
@@ -219,15 +220,15 @@ def attend(
         blank = ~visible.any(-1)[:, None, :, None, None]
     extra = 0 if sinks is None else sinks.size(-1)
     if sinks is not None:
-        scores = torch.cat([scores, _by_key_head(sinks.to(scores.dtype), key_heads)], -1)
+        scores = torch.cat([scores, _by_key_head(sinks.to(scores.dtype), kv_heads)], -1)
     weights = torch.softmax(scores, dim=-1)
     blind = total == 0 or (blank is not None and bool(blank.any()))
     if blind and blank is not None and not extra:  # softmax over nothing is NaN
         weights = weights.masked_fill(blank, 0.0)
 
-    kept = weights if keep is None else weights * _by_key_head(keep, key_heads)
+    kept = weights if dropout_mask is None else weights * _by_key_head(dropout_mask, kv_heads)
     kept, sink_weights = kept.split([total, extra], -1)
-    mass = kept.sum(-1, keepdim=True) if blind or extra or keep is not None else None
+    mass = kept.sum(-1, keepdim=True) if blind or extra or dropout_mask is not None else None
     parts = kept.to(query.dtype).split(lengths, -1)
     values = [piece.values for piece in rows]
     context = _context(parts, values, runs)
@@ -359,9 +360,9 @@ def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
     return weight.view(heads, head_dim, weight.size(1))
 
 
-def _by_key_head(x: Tensor, key_heads: int) -> Tensor:
+def _by_key_head(x: Tensor, kv_heads: int) -> Tensor:
     """Views [G, B, H, n] as [G, key heads, B, heads that share one, n]."""
-    return x.unflatten(2, (key_heads, -1)).transpose(1, 2)
+    return x.unflatten(2, (kv_heads, -1)).transpose(1, 2)
 
 
 def _by_beam(x: Tensor) -> Tensor:

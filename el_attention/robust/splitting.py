@@ -17,7 +17,7 @@ def in_parts(
     work: Callable[[range], list[T]],
     number: int,
     size: str,
-    reason_against: Callable[[], str | None],
+    unsupported: Callable[[], str | None],
 ) -> list[T]:
     """Works on sentences at once or, where memory does not suffice, on halves, down to one.
 
@@ -25,7 +25,7 @@ def in_parts(
         work: on sentences, some of `range(number)`; returns a result for each.
         number: of sentences.
         size: of the work on a sentence, for messages.
-        reason_against: says why sentences cannot be worked on apart, or None if they can.
+        unsupported: says why sentences cannot be worked on apart, or None if they can.
 
     Returns:
         The results of all sentences, in order.
@@ -45,7 +45,7 @@ def in_parts(
                 raise MemoryError(
                     f"out of memory with a single sentence ({size}): {reason}"
                 ) from error
-            against = reason_against()
+            against = unsupported()
             if against is not None:
                 raise MemoryError(
                     f"out of memory with {len(part)} sentences ({size}), which cannot be split, "

@@ -76,7 +76,7 @@ class EncoderDecoder(Family):
             *around,
             ("decoder", decoder, beside(f"{self.name}{self.decoder_name}")),
         ):
-            reason = plain.obstacle(module, kinds)
+            reason = plain.unsupported(module, kinds)
             if reason is not None:
                 return f"{name} {reason}"
         layers = map(str, range(len(decoder.layers)))

@@ -35,7 +35,7 @@ class GPT2(Family):
             ("transformer", model.transformer, classes_beside(model, "GPT2Model")),
             ("lm_head", model.lm_head, LINEAR),
         ):
-            reason = plain.obstacle(module, kinds)
+            reason = plain.unsupported(module, kinds)
             if reason is not None:
                 return f"{name} {reason}"
         blocks = model.transformer.h

@@ -33,7 +33,7 @@ class OPT(Family):
             ("decoder", model.model.decoder, classes_beside(model, "OPTDecoder")),
             ("lm_head", model.lm_head, LINEAR),
         ):
-            reason = plain.obstacle(module, kinds)
+            reason = plain.unsupported(module, kinds)
             if reason is not None:
                 return f"{name} {reason}"
         decoder = model.model.decoder

@@ -43,7 +43,7 @@ def unsupported_parts(module: nn.Module, parts: Mapping[str, Kinds | None]) -> s
         if last not in parts:
             return f"{name} is not expected there"
         kinds = parts[last]
-        reason = plain.obstacle(part, (type(part),) if kinds is None else kinds)
+        reason = plain.unsupported(part, (type(part),) if kinds is None else kinds)
         if reason is None and kinds is None and type(part).__module__ not in ACTIVATIONS:
             reason = "is not one of the activations of Transformers"
         if reason is None and isinstance(part, nn.Embedding) and part.max_norm is not None:

@@ -47,7 +47,7 @@ def run_settings(
         "version of torch": str(torch.__version__),
         "version of transformers": transformers.__version__,
         "version of el_attention": el_attention.__version__,
-        "operators": "pure PyTorch" if extension.obstacle else "compiled",
+        "operators": "pure PyTorch" if extension.unsupported else "compiled",
         "attention plan": model.el_plan if converted else "of Transformers",
         "class": f"{base.__module__}.{base.__qualname__}",
         "device": model.device.type,

@@ -58,7 +58,7 @@ class T5(Family):
             ("lm_head", model.lm_head, LINEAR),
             ("decoder", model.decoder, classes("Stack")),
         ):
-            reason = plain.obstacle(module, expected)
+            reason = plain.unsupported(module, expected)
             if reason is not None:
                 return f"{name} {reason}"
         layers = classes(*LAYERS)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from el_attention.ops import can_run, contract, expand
+from el_attention.ops import compiled, contract, expand
 
 MODELS = {"tiny": (4, 64), "base": (12, 768), "large": (16, 1024)}  # heads, width
 SDPA = "scaled_dot_product_attention"
@@ -227,9 +227,9 @@ def main() -> None:
     cuda = options.device == "cuda"
     if cuda and not torch.cuda.is_available():
         parser.error(f"there is no GPU that torch {torch.__version__} can use (--device cpu?)")
-    obstacle = can_run(torch.empty(0, dtype=dtype, device=options.device))
-    if obstacle is not None:
-        parser.error(f"no operators for {options.device}: {obstacle}")
+    reason = compiled.unsupported(torch.empty(0, dtype=dtype, device=options.device))
+    if reason is not None:
+        parser.error(f"no operators for {options.device}: {reason}")
 
     limits = ceilings(options, dtype)
     limit_seconds = in_turns(limits, options)

@@ -66,7 +66,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    if not compiled.can_run_linear(torch.empty(1, 1), torch.empty(1, 1)):
+    if not compiled.runs_linear(torch.empty(1, 1), torch.empty(1, 1)):
         sys.exit("nothing to compare: there is no compiled operator for this machine")
 
     print(", ".join(f"{name} {value}" for name, value in machine().items()))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from el_attention.attention import PLANS
-from el_attention.ops import Rows, can_run, compiled, reference
+from el_attention.ops import Rows, compiled, reference
 
 MODELS = {"BART-base": (768, 12), "BART-large": (1024, 16)}  # width, heads
 LAYERS_BYTES = 2**28  # states of all layers together, more than any cache
@@ -148,9 +148,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     dtype = getattr(torch, options.dtype)
-    obstacle = can_run(torch.empty(0, dtype=dtype))
-    if obstacle is not None:
-        sys.exit(f"nothing to compare: {obstacle}")
+    reason = compiled.unsupported(torch.empty(0, dtype=dtype))
+    if reason is not None:
+        sys.exit(f"nothing to compare: {reason}")
 
     print(f"{processor()}, {options.threads} threads, {torch.backends.cpu.get_cpu_capability()},")
     print(f"torch {torch.__version__}, Python {platform.python_version()}; {options.dtype},")

@@ -78,7 +78,7 @@ def main() -> None:
     folder = Path(el_attention.__path__[0])
     assert folder.is_relative_to(Path(sys.prefix).resolve()), f"{folder} is not an installed one"
     assert (folder / "py.typed").exists(), "no py.typed: type checkers would ignore the hints"
-    assert extension.obstacle is None, extension.obstacle
+    assert extension.unsupported is None, extension.unsupported
     run_on_cpu()
     built = importlib.import_module("el_attention._C").build_information()
     if built["cuda"] is not None:

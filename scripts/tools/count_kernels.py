@@ -97,7 +97,7 @@ def row(machine: str, kernel: str, size: Size) -> str:
         machine,
         kernel,
         f"{size.width}",
-        f"{size.beam * size.heads // size.key_heads}",
+        f"{size.beam * size.heads // size.kv_heads}",
         f"{plan.queries}",
         f"{plan.stages}" if plan.tensor_cores else "",
         f"{plan.shared_bytes:,}",

@@ -126,7 +126,7 @@ def test_doctor_says_why_transformers_cannot_be_used(monkeypatch, error, level, 
         raise error
 
     monkeypatch.setattr(doctor.importlib, "import_module", fail)
-    monkeypatch.setattr(extension, "obstacle", "not built: this test does without")
+    monkeypatch.setattr(extension, "unsupported", "not built: this test does without")
     finding = findings_by_topic()["transformers"]
     assert (finding.level, text in finding.text) == (level, True)
 
@@ -189,7 +189,7 @@ def extension_finding(monkeypatch, instruction_set="AVX2", cuda=None, architectu
     }
     module = SimpleNamespace(build_information=lambda: information)
     monkeypatch.setitem(sys.modules, "el_attention._C", module)
-    monkeypatch.setattr(extension, "obstacle", None)
+    monkeypatch.setattr(extension, "unsupported", None)
     return findings_by_topic()["extension"]
 
 
@@ -221,7 +221,7 @@ def test_doctor_warns_of_a_gpu_without_operators(monkeypatch):
 
 
 def test_doctor_says_why_there_is_no_extension(monkeypatch):
-    monkeypatch.setattr(extension, "obstacle", "built for torch 2.6.0, running torch 2.13.0")
+    monkeypatch.setattr(extension, "unsupported", "built for torch 2.6.0, running torch 2.13.0")
     finding = findings_by_topic()["extension"]
     assert "built for torch 2.6.0, running torch 2.13.0" in finding.text
     assert finding.level is Level.WARNING

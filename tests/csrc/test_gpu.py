@@ -19,8 +19,8 @@ def obstacle() -> str | None:
     """Why the CUDA operators cannot run here, or None."""
     if not torch.cuda.is_available():
         return f"no GPU that torch {torch.__version__} can use"
-    if extension.obstacle is not None:
-        return f"el_attention._C is {extension.obstacle}"
+    if extension.unsupported is not None:
+        return f"el_attention._C is {extension.unsupported}"
     if importlib.import_module("el_attention._C").build_information()["cuda"] is None:
         return "el_attention._C is built without CUDA"
     return None

@@ -163,5 +163,5 @@ def test_beam_below_one_is_refused(workspace: Workspace, beam: str) -> None:
 def test_unsupported_dtype_gets_fairseqs_own_attention(dtype: torch.dtype) -> None:
     model = build("el_transformer", dictionary())
     attention = next(module for module in model.modules() if isinstance(module, ELAttention))
-    assert attention.reason_against(torch.float32) is None
-    assert attention.reason_against(dtype) == f"its states are {dtype}"
+    assert attention.unsupported(torch.float32) is None
+    assert attention.unsupported(dtype) == f"its states are {dtype}"

@@ -282,5 +282,5 @@ def test_a_scorer_is_no_generator() -> None:
 
 def test_integer_states_are_refused_by_dtype() -> None:
     model = el_attention.convert(copy.deepcopy(model_of("lm")))
-    reason = model.decoder.layers[0].self_attn.reason_against(torch.complex64)
+    reason = model.decoder.layers[0].self_attn.unsupported(torch.complex64)
     assert reason is not None and "complex64" in reason

@@ -29,7 +29,7 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.skipif(
-    extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
+    extension.unsupported is not None, reason=f"the compiled operators are {extension.unsupported}"
 )
 def test_a_step_computes_every_linear_layer_by_the_operator():
     # The other plan takes the projections of keys and values apart.

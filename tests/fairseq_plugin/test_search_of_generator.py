@@ -261,7 +261,7 @@ def test_our_search_computes_no_attention_weights(family, ours, monkeypatch) -> 
     options = DEFAULT.generation_options()
     generator = el_attention.convert(generator_of([model_of(family)], SYMBOLS, options))
     if not ours:
-        monkeypatch.setattr(type(generator), "reason_against", lambda *_: "this test wants it so")
+        monkeypatch.setattr(type(generator), "unsupported", lambda *_: "this test wants it so")
     stock = generate([model_of(family)], family)
     assert_same(stock, generator.generate(None, DEFAULT.sample()))
     assert asked and any(asked) == (not ours)

@@ -158,7 +158,7 @@ def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "groups": groups,
         "beam": beam,
         "heads": heads,
-        "key_heads": call.keys[0].size(2),
+        "kv_heads": call.keys[0].size(2),
         "width": width,
         "value_width": call.values[0].size(3),
         "rows": sum(keys.size(0) for keys in call.keys),

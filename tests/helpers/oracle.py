@@ -18,13 +18,13 @@ class Size:
     groups: int
     beam: int
     heads: int
-    key_heads: int
+    kv_heads: int
     width: int
     value_width: int
     lengths: tuple[int, ...]
 
     def __str__(self) -> str:
-        names = f"G{self.groups}-B{self.beam}-H{self.heads}-K{self.key_heads}-W{self.width}"
+        names = f"G{self.groups}-B{self.beam}-H{self.heads}-K{self.kv_heads}-W{self.width}"
         return f"{names}-V{self.value_width}-U{'+'.join(map(str, self.lengths))}"
 
 
@@ -108,11 +108,11 @@ def random_call(
         dead[:, column] = False
         if visible is not None:
             dead[:, column] = ~visible[:, :, start : start + length].any(1).t()
-        key = normal(length, size.groups + 2, size.key_heads, size.width)
+        key = normal(length, size.groups + 2, size.kv_heads, size.width)
         key = key.masked_fill(dead[:, :, None, None], math.nan).to(device, dtype)
         value = key
-        if size.key_heads > 1 or size.value_width != size.width:
-            value = normal(length, size.groups + 2, size.key_heads, size.value_width)
+        if size.kv_heads > 1 or size.value_width != size.width:
+            value = normal(length, size.groups + 2, size.kv_heads, size.value_width)
             value = value.masked_fill(dead[:, :, None, None], math.nan).to(device, dtype)
         keys.append(key)
         values.append(value)

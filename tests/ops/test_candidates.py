@@ -14,7 +14,7 @@ from el_attention.ops import compiled, extension, log_sum_exp, reference, top_ca
 from oracle import DTYPES, exact_candidates, random_logits
 
 needs_compiled = pytest.mark.skipif(
-    extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
+    extension.unsupported is not None, reason=f"the compiled operators are {extension.unsupported}"
 )
 # Rows, vocabulary, beam, k. Words, ranges of a row and ranges of a sentence are exceeded by a few.
 SIZES = [

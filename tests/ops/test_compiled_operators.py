@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 import el_attention
-from el_attention.ops import Attended, Rows, attend, can_run, compiled, extension, reference
+from el_attention.ops import Attended, Rows, attend, compiled, extension, reference
 from el_attention.ops.compiled import MAX_PIECES
 
 pytestmark = pytest.mark.skipif(
-    extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
+    extension.unsupported is not None, reason=f"the compiled operators are {extension.unsupported}"
 )
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -110,7 +110,7 @@ def make(
     """
     random = torch.Generator().manual_seed(seed)
     columns = case.groups + 3
-    key_heads = 1 if shared else case.heads
+    kv_heads = 1 if shared else case.heads
     mask = None
     if visible != "all":
         beams = 1 if visible == "sentence" else case.beam
@@ -121,10 +121,10 @@ def make(
     pieces, start = [], 0
     for rows in case.rows:
         column = torch.randperm(columns, generator=random)[: case.groups]
-        keys = torch.randn(rows, columns, key_heads, case.width, generator=random)
+        keys = torch.randn(rows, columns, kv_heads, case.width, generator=random)
         values = keys
         if not shared:
-            values = torch.randn(rows, columns, key_heads, case.value_width, generator=random)
+            values = torch.randn(rows, columns, kv_heads, case.value_width, generator=random)
         keys, values = (x.to(torch.float64) for x in (keys, values))
         values = keys if shared else values
         if mask is not None:
@@ -154,7 +154,7 @@ def assert_close_to_reference(call: Call, **options: Any) -> Attended:
     exact = call.to(torch.float64)
     truth = reference.attend(exact.query, exact.rows, exact.visible, bias=exact.bias, **options)
     naive = reference.attend(call.query, call.rows, call.visible, bias=call.bias, **options)
-    assert can_run(call.query, call.rows) is None
+    assert compiled.unsupported(call.query, call.rows) is None
     ours = attend(call.query, call.rows, call.visible, bias=call.bias, **options)
     # What two orders of summation may differ in float64, where the reference is its own truth;
     # else the rounding of a logarithm of some units, which the reference never takes.
@@ -497,17 +497,21 @@ def test_schemas_and_fakes_tell_the_truth(visible, dtype, biased) -> None:
 
 def test_reasons_against_the_compiled_operators(monkeypatch) -> None:
     call = make(Case(2, 3, 4, 5, 6, (7,)), dtype=torch.float32)
-    assert can_run(call.query, call.rows) is None
-    assert can_run(call.query.int()) == "the compiled ones do not take torch.int32"
-    assert can_run(call.query.to("meta")) == "there are no compiled ones for meta"
-    assert "do not drop weights" in (can_run(call.query, call.rows, torch.ones(())) or "")
-    assert "take 16 pieces of rows, not 17" in (can_run(call.query, call.rows * 17) or "")
+    assert compiled.unsupported(call.query, call.rows) is None
+    assert compiled.unsupported(call.query.int()) == "the compiled ones do not take torch.int32"
+    assert compiled.unsupported(call.query.to("meta")) == "there are no compiled ones for meta"
+    assert "do not drop weights" in (
+        compiled.unsupported(call.query, call.rows, torch.ones(())) or ""
+    )
+    assert "take 16 pieces of rows, not 17" in (
+        compiled.unsupported(call.query, call.rows * 17) or ""
+    )
     call.query.requires_grad_()
-    assert can_run(call.query, call.rows) == "the compiled ones have no gradient"
+    assert compiled.unsupported(call.query, call.rows) == "the compiled ones have no gradient"
     with torch.no_grad():
-        assert can_run(call.query, call.rows) is None
-        monkeypatch.setattr(extension, "obstacle", "not built: nobody did")
-        assert can_run(call.query) == "the compiled ones are not built: nobody did"
+        assert compiled.unsupported(call.query, call.rows) is None
+        monkeypatch.setattr(extension, "unsupported", "not built: nobody did")
+        assert compiled.unsupported(call.query) == "the compiled ones are not built: nobody did"
 
 
 def test_more_pieces_than_the_compiled_operators_take_are_read_by_the_reference() -> None:
@@ -518,18 +522,18 @@ def test_more_pieces_than_the_compiled_operators_take_are_read_by_the_reference(
     torch.testing.assert_close(ours.context, expected.context)
 
 
-@pytest.mark.parametrize("obstacle", [None, "not built: nobody did"])
-def test_the_kind_of_operators_is_logged_once_for_a_model(obstacle, caplog, monkeypatch) -> None:
+@pytest.mark.parametrize("reason", [None, "not built: nobody did"])
+def test_the_kind_of_operators_is_logged_once_for_a_model(reason, caplog, monkeypatch) -> None:
     pytest.importorskip("fairseq")
     from tiny import batch, build, dictionary, generator_of
 
-    monkeypatch.setattr(extension, "obstacle", obstacle)
+    monkeypatch.setattr(extension, "unsupported", reason)
     symbols = dictionary()
     generator = el_attention.convert(generator_of([build("bart", symbols)], symbols, {"beam": 2}))
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             generator.generate(None, batch(symbols, [4, 3]))
-    kind = f"pure PyTorch, because the compiled ones are {obstacle}" if obstacle else "compiled"
+    kind = f"pure PyTorch, because the compiled ones are {reason}" if reason else "compiled"
     assert [m for m in caplog.messages if "operators" in m] == [f"operators on cpu: {kind}"]
 
 
@@ -551,9 +555,9 @@ def test_a_lower_instruction_set_is_as_accurate() -> None:
 
 WITHOUT_AVX2 = """
 import torch
-from el_attention.ops import Rows, attend, can_run, linear
+from el_attention.ops import Rows, attend, compiled, linear
 x = torch.randn(3, 4, 5, 6)
-print(can_run(x))
+print(compiled.unsupported(x))
 rows = torch.randn(7, 3, 5, 6)
 attend(x, [Rows(rows, rows, torch.arange(3))], None)
 linear(x, torch.randn(2, 6), None)

@@ -13,7 +13,7 @@ from torch import Tensor
 from el_attention.ops import compiled, extension, linear
 
 needs_compiled = pytest.mark.skipif(
-    extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
+    extension.unsupported is not None, reason=f"the compiled operators are {extension.unsupported}"
 )
 
 FEW = 8  # kFewRows in csrc/cpu/kernels/linear.cpp

@@ -17,7 +17,7 @@ from el_attention import ops
 from el_attention.ops import Rows, extension, reference
 
 needs_compiled = pytest.mark.skipif(
-    extension.obstacle is not None, reason=f"the compiled operators are {extension.obstacle}"
+    extension.unsupported is not None, reason=f"the compiled operators are {extension.unsupported}"
 )
 Arguments = dict[str, Any]  # tensors, lists of tensors, and numbers, by name
 
@@ -173,7 +173,7 @@ def test_a_public_operator_refuses_a_tensor_on_another_device(
         public_operator(operator)(on_two_devices(operator, place, rest))
 
 
-@pytest.mark.parametrize("which", ["sinks", "keep"])
+@pytest.mark.parametrize("which", ["sinks", "dropout_mask"])
 def test_sinks_and_dropout_on_another_device_are_named(which, operators) -> None:
     query, rows = torch.randn(2, 3, 4, 5), torch.randn(7, 2, 1, 5)
     extra: dict[str, Any] = {which: torch.ones(2, 3, 4, 7, device="meta")}
@@ -402,9 +402,9 @@ def test_hidden_rows_count_as_not_there_in_random_calls(seed, operators) -> None
     visible[..., 0] = True
     rows: list[Rows] = []
     for length in lengths:
-        key_heads = pick(1, heads) if not rows else rows[0].keys.size(2)
-        keys = torch.randn(length, columns, key_heads, width).to(dtype)
-        values = keys if shared else torch.randn(length, columns, key_heads, width + 2).to(dtype)
+        kv_heads = pick(1, heads) if not rows else rows[0].keys.size(2)
+        keys = torch.randn(length, columns, kv_heads, width).to(dtype)
+        values = keys if shared else torch.randn(length, columns, kv_heads, width + 2).to(dtype)
         for x in (keys, values):
             x[torch.rand(x.shape[:3]) < pick(0.0, 0.02)] = math.nan
         rows.append(Rows(keys, values, torch.randperm(columns)[:groups]))

@@ -34,7 +34,7 @@ def multi_head(
     states: Tensor,
     visible: Tensor,
     sinks: tuple[Sink, ...] = (),
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention by its definition, one beam and one head at a time; states are [G, U, width]."""
@@ -60,7 +60,9 @@ def multi_head(
                 score[: len(hidden)][hidden] = -math.inf
                 p = score.softmax(0)
                 probabilities.append(p)
-                outputs[g, b, h] = (p if keep is None else p * keep[g, b, h]) @ values
+                outputs[g, b, h] = (
+                    p if dropout_mask is None else p * dropout_mask[g, b, h]
+                ) @ values
     return outputs, torch.stack(probabilities).view(groups, beam, heads, -1)
 
 
@@ -132,15 +134,15 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop, operator
         Sink(*torch.randn(2, heads, head_dim, dtype=torch.float64)),
         Sink(None, None),
     )
-    keep = None
+    dropout_mask = None
     if drop:
-        keep = torch.nn.functional.dropout(
+        dropout_mask = torch.nn.functional.dropout(
             torch.ones(groups, beam, heads, length + 2, dtype=torch.float64), 0.4
         )
-        assert (keep.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
+        assert (dropout_mask.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
     rows = [kept(plan, weights, piece) for piece, _ in blocks(states, 2)]
-    result = plan.read(weights, query, rows, visible, sinks, keep=keep)
-    expected, probabilities = multi_head(weights, query, states, visible, sinks, keep)
+    result = plan.read(weights, query, rows, visible, sinks, dropout_mask=dropout_mask)
+    expected, probabilities = multi_head(weights, query, states, visible, sinks, dropout_mask)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)
 
@@ -194,10 +196,10 @@ def test_a_beam_that_sees_nothing_gets_zero(operators) -> None:
     assert attended.context[0].abs().min() > 0
 
 
-@pytest.mark.parametrize("key_heads", [1, 3])
-def test_a_bias_of_minus_infinity_gives_weight_zero(key_heads, operators) -> None:
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_a_bias_of_minus_infinity_gives_weight_zero(kv_heads, operators) -> None:
     query = torch.randn(2, 2, 3, 4)
-    keys, values = torch.randn(2, 5, 2, key_heads, 4)
+    keys, values = torch.randn(2, 5, 2, kv_heads, 4)
     rows = [Rows(keys, values, torch.arange(2))]
     bias = torch.randn(2, 3, 5)
     bias[0, 1, 2] = bias[1, 2] = -math.inf
@@ -235,14 +237,14 @@ def test_an_extension_that_cannot_be_used_is_announced_in_one_line(tmp_path, cap
     note = tmp_path / "_C.json"
     assert "not built" in (extension.load(note) or "") and not caplog.messages
     note.write_text('{"torch": "2.6.0"}')
-    obstacle = extension.load(note)
-    assert obstacle == f"built for torch 2.6.0, running torch {torch.__version__}"
-    assert caplog.messages == [f"the compiled operators are not used: {obstacle}"]
+    reason = extension.load(note)
+    assert reason == f"built for torch 2.6.0, running torch {torch.__version__}"
+    assert caplog.messages == [f"the compiled operators are not used: {reason}"]
 
 
 def test_an_extension_of_older_sources_is_not_used(monkeypatch, caplog) -> None:
-    if extension.obstacle is not None:
-        pytest.skip(f"no compiled operators: {extension.obstacle}")
+    if extension.unsupported is not None:
+        pytest.skip(f"no compiled operators: {extension.unsupported}")
     monkeypatch.setattr(extension, "OPERATORS", {"attend": 7, "weights": 6, "one_of_tomorrow": 1})
     expected = "built from other sources: they differ in attend, one_of_tomorrow; install again"
     assert extension.load() == expected
