@@ -1,9 +1,8 @@
-"""Sessions of fairseq-interactive, which a line that is too long does not end."""
+"""Sessions of fairseq-interactive, which a line that cannot be answered does not end."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from fairseq.data import BaseWrapperDataset, FairseqDataset
 from torch import Tensor
 
 from el_attention.fairseq_plugin.parts import Results
+from el_attention.fairseq_plugin.refusal import ANSWER, refusal
 
 if TYPE_CHECKING:
     from fairseq.tasks import FairseqTask as _Base
@@ -33,12 +33,16 @@ class Lines(list[Tensor]):
     texts: Sequence[str] = ()
 
 
-class RefusedLine(Tensor):
-    """Source tokens that the model is not to see.
+class LineTokens(Tensor):
+    """Source tokens of a batch of lines.
 
     fairseq-interactive hands nothing but tokens and lengths from the data set to the task, so that
     the tokens bear the mark; it survives a move to another device.
     """
+
+
+class RefusedLine(LineTokens):
+    """Source tokens that the model is not to see."""
 
 
 class LinesDataset(BaseWrapperDataset):
@@ -64,9 +68,9 @@ class LinesDataset(BaseWrapperDataset):
     def collater(self, samples: Sequence[tuple[bool, Any]]) -> Any:
         """Makes a batch, whose source tokens are a `RefusedLine` if its only line is refused."""
         batch = self.dataset.collater([item for _, item in samples])
-        if any(refused for refused, _ in samples):
-            net_input = batch["net_input"]
-            net_input["src_tokens"] = net_input["src_tokens"].as_subclass(RefusedLine)
+        kind = RefusedLine if any(refused for refused, _ in samples) else LineTokens
+        net_input = batch["net_input"]
+        net_input["src_tokens"] = net_input["src_tokens"].as_subclass(kind)
         return batch
 
     def filter_indices_by_size(self, indices: Any, max_sizes: Any) -> tuple[Any, list[int]]:
@@ -82,7 +86,7 @@ class LinesDataset(BaseWrapperDataset):
                 self._refused.add(index)
                 logger.warning(
                     f"{self._name(index)}: expected at most {limit} tokens, the positions of the "
-                    f"model, got {tokens}; it is answered with an empty hypothesis of score -inf"
+                    f"model, got {tokens}; {ANSWER}"
                 )
         return indices, []
 
@@ -131,8 +135,11 @@ class LinesDataset(BaseWrapperDataset):
         return int(batch["net_input"]["src_lengths"].max())
 
     def _name(self, index: int) -> str:
-        text = self._texts[index]
-        return f"line {text if len(text) <= SHOWN else text[:SHOWN] + '...'!r}"
+        return _named(self._texts[index])
+
+
+def _named(text: str) -> str:
+    return f"line {text if len(text) <= SHOWN else text[:SHOWN] + '...'!r}"
 
 
 class ELInteractive(_Base):
@@ -174,14 +181,16 @@ class ELInteractive(_Base):
     ) -> Results:
         """Generates as the original task does; a refused line gets an empty hypothesis."""
         tokens = sample["net_input"]["src_tokens"]
-        if not isinstance(tokens, RefusedLine):
-            return super().inference_step(generator, models, sample, *args, **kwargs)
-        nothing = torch.empty(0, device=tokens.device)
-        empty = {
-            "tokens": nothing.long(),
-            "score": torch.tensor(-math.inf, device=tokens.device),
-            "positional_scores": nothing,
-            "attention": nothing,
-            "alignment": nothing,
-        }
-        return [[dict(empty)] for _ in tokens]
+        if isinstance(tokens, RefusedLine):
+            return [refusal(tokens.device) for _ in tokens]
+        if isinstance(tokens, LineTokens):  # models are given tensors
+            net_input = {**sample["net_input"], "src_tokens": tokens.as_subclass(Tensor)}
+            sample = {**sample, "net_input": net_input}
+        return super().inference_step(generator, models, sample, *args, **kwargs)
+
+    def name_of_lines(self, sample: dict[str, Any]) -> Callable[[Tensor], str] | None:
+        """Returns what names a line by its source tokens; None where no lines were read."""
+        if not isinstance(sample["net_input"]["src_tokens"], LineTokens):
+            return None
+        words = self.source_dictionary
+        return lambda tokens: _named(words.string(tokens[tokens.ne(words.pad())]))

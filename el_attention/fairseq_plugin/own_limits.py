@@ -6,7 +6,6 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from el_attention.fairseq_plugin.parts import (
     Results,
@@ -15,6 +14,7 @@ from el_attention.fairseq_plugin.parts import (
     say_once,
     select,
     sentences_of,
+    without_padding,
 )
 from el_attention.fairseq_plugin.wrapper import GeneratorWrapper
 
@@ -39,10 +39,7 @@ class OwnLimitsGenerator(GeneratorWrapper):
         results: Results = [[] for _ in range(number)]
         for group in groups:
             index = torch.tensor(group)
-            part = select(self._generator, sample, index)
-            tokens: Tensor = part["net_input"]["src_tokens"]
-            used = tokens.ne(self._generator.pad).any(0)
-            part["net_input"]["src_tokens"] = tokens[:, used] if used.any() else tokens[:, :1]
+            part = without_padding(select(self._generator, sample, index), self._generator.pad)
             new = self._generator.generate(models, part, **rows_of(arguments, index))
             for sentence, hypotheses in zip(group, new, strict=True):
                 results[sentence] = hypotheses

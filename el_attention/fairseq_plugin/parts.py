@@ -100,6 +100,14 @@ def select(generator: Generator, sample: dict[str, Any], index: Tensor) -> dict[
     return rows_of(sample, index)
 
 
+def without_padding(sample: dict[str, Any], pad: int) -> dict[str, Any]:
+    """Returns a sample without the source positions at which all its sentences are padded."""
+    tokens: Tensor = sample["net_input"]["src_tokens"]
+    used = tokens.ne(pad).any(0)
+    tokens = tokens[:, used] if used.any() else tokens[:, :1]
+    return {**sample, "net_input": {**sample["net_input"], "src_tokens": tokens}}
+
+
 def sentences_at_once(tokens: Tensor) -> int:
     """How many sentences to encode at a time: on a CPU few, which need less memory; else all.
 

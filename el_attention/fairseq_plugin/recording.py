@@ -15,6 +15,7 @@ from el_attention.fairseq_plugin.parts import (
     reason_against_parts,
     sentences_of,
 )
+from el_attention.fairseq_plugin.refusal import is_refusal
 from el_attention.fairseq_plugin.wrapper import GeneratorWrapper, innermost
 from el_attention.robust.description import describe, digest, plain_values
 from el_attention.robust.journal import Entry, Journal
@@ -86,9 +87,12 @@ class RecordingGenerator(GeneratorWrapper):
             for sentence, hypotheses in zip(missing, new, strict=True):
                 results[sentence] = hypotheses
             names, moment = (keys, None) if after == start else (drawn, after)
-            with_room(
-                lambda: journal.add([(names[i], to_json(results[i])) for i in missing], moment)
-            )
+            # What was refused for want of memory may be answered by a run that has more.
+            answered = [i for i in missing if not is_refusal(results[i])]
+            if answered:
+                with_room(
+                    lambda: journal.add([(names[i], to_json(results[i])) for i in answered], moment)
+                )
         return results
 
 

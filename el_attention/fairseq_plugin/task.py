@@ -177,11 +177,12 @@ class ELTask(ELInteractive, Specialized, _Base):
     ) -> Results:
         """Generates for a batch as the original task does.
 
-        A batch that does not fit in memory is split.  With --journal, finished sentences are
-        recorded, and recorded ones returned.
+        A batch that does not fit in memory is split, and a line of fairseq-interactive that does
+        not fit is refused.  With --journal, finished sentences are recorded, and recorded ones
+        returned.
 
         Raises:
-            MemoryError: if a single sentence does not fit.
+            MemoryError: if a single sentence does not fit, but for a line.
             OSError: if the journal cannot be written.
             ValueError: if the journal is of another run.
         """
@@ -190,7 +191,7 @@ class ELTask(ELInteractive, Specialized, _Base):
         by_memory = bool(option_of(self, "batch_by_memory"))
         if by_memory:
             generator = OwnLimitsGenerator(generator)
-        generator = SplittingGenerator(generator)
+        generator = SplittingGenerator(generator, self.name_of_lines(sample))
         if option_of(self, "journal"):
             # Batches made by memory are others in every run.
             generator = RecordingGenerator(generator, self._open_journal(models), by_memory)

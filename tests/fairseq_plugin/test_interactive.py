@@ -1,4 +1,4 @@
-"""Sessions of fairseq-interactive go on after a line that is too long."""
+"""Sessions of fairseq-interactive go on after a line that cannot be answered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import pytest
 
 from clidata import SINGLE_SENTENCES, Workspace, run
+from faults import Memory
 from printed import assert_same_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -92,6 +93,44 @@ def test_lines_about_as_long_as_the_positions_are_answered_or_refused(
     (hypothesis,) = (line for line in printed if line[0] == "H")
     added = setup in ("mbart", "multi")  # the token of a language
     assert (hypothesis == "H\t-inf\t") == (tokens + added > POSITIONS)
+
+
+GENERATION = ("task.py", "inference_step")
+
+
+@pytest.mark.parametrize(
+    "batches",
+    ["", "--buffer-size 5 --batch-size 3", "--buffer-size 3 --batch-by-memory"],
+)
+def test_a_line_that_does_not_fit_in_memory_is_refused_and_the_others_are_answered(
+    workspace, caplog, tmp_path, batches
+):
+    arguments = ("translation", "transformer", f"--max-len-b 9 {batches}")
+    large = " ".join([f"s{i % 9}" for i in range(35)])
+    short = [line.format("s") for line in LINES]
+    lines = [short[0], large, *short[1:]]
+    with Memory(stage=GENERATION) as watched:
+        alone = session(workspace, *arguments[:2], "--max-len-b 9", *short)
+    arguments = (*arguments[:2], f"{arguments[2]} --journal {tmp_path / 'journal'}")
+    with caplog.at_level(logging.WARNING), Memory(stage=GENERATION, limit=watched.largest):
+        found = session(workspace, *arguments, *lines)
+    refusals = [r.getMessage() for r in caplog.records if "is answered with" in r.getMessage()]
+    assert len(refusals) == 1
+    assert refusals[0].startswith(f"line '{large[:60]}...': out of memory with this sentence alone")
+    assert list(found) == [0, 1, 2, 3, 4]
+    assert hypotheses(found[1]) == [["-inf", ""]]
+    # The refusal is not recorded: with more memory there is an answer.
+    more = session(workspace, *arguments, *lines)
+    assert hypotheses(more[1])[0][1]
+    for answered in (found, more):
+        answered = [answered[number] for number in (0, 2, 3, 4)]
+        for ours, theirs in zip(answered, alone.values(), strict=True):
+            assert [h[1] for h in hypotheses(ours)] == [h[1] for h in hypotheses(theirs)]
+
+
+def hypotheses(printed: list[str]) -> list[list[str]]:
+    """Scores and words of the hypotheses of a sentence."""
+    return [line.split("\t")[1:] for line in printed if line[0] == "H"]
 
 
 def test_skipping_long_lines_keeps_their_numbers(workspace):
