@@ -20,7 +20,11 @@ from el_attention.fairseq_plugin.recording import RecordingGenerator
 from el_attention.fairseq_plugin.run_key import run_settings
 from el_attention.fairseq_plugin.shards import require_constraints, sharded
 from el_attention.fairseq_plugin.splitting import SplittingGenerator
-from el_attention.fairseq_plugin.unknown_words import AligningGenerator, require_original_text
+from el_attention.fairseq_plugin.unknown_words import (
+    AligningGenerator,
+    language_tokens,
+    require_original_text,
+)
 from el_attention.robust.journal import Journal
 from el_attention.robust.memory import bytes_of
 from el_attention.specialize import Specialized, specialize
@@ -187,7 +191,9 @@ class ELTask(ELInteractive, Specialized, _Base):
             ValueError: if the journal is of another run.
         """
         if self._replaces_unknown_words():
-            generator = AligningGenerator(generator, self.target_dictionary.bos())
+            generator = AligningGenerator(
+                generator, self.source_dictionary, self.target_dictionary, language_tokens(self)
+            )
         by_memory = bool(option_of(self, "batch_by_memory"))
         if by_memory:
             generator = OwnLimitsGenerator(generator)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from fairseq.data import Dictionary
 from torch import Tensor
 
 from el_attention.fairseq_plugin.parts import Results
@@ -71,22 +72,37 @@ def require_original_text(dataset: Any) -> None:
             )
 
 
+def language_tokens(task: Any) -> set[int]:
+    """Returns the tokens in sources that stand for languages, by the names that fairseq gives."""
+    words: Dictionary = task.source_dictionary
+    names = [
+        form.format(language)
+        for language in getattr(task, "langs", None) or ()
+        for form in ("[{}]", "__{}__")
+    ]
+    return {words.index(name) for name in names} - {words.unk()}
+
+
 class AligningGenerator(GeneratorWrapper):
     """A generator that aligns every printed token with the source word that it attends to most.
 
-    fairseq's programs take the alignment of a hypothesis for a list of source positions, one for
-    each token that they print, with which they replace unknown words.
+    fairseq's programs take the alignment of a hypothesis for a list of printed source tokens, one
+    for each token that they print, with which they replace unknown words.
     """
 
-    def __init__(self, generator: Any, bos: int) -> None:
+    def __init__(
+        self, generator: Any, source: Dictionary, target: Dictionary, languages: Collection[int]
+    ) -> None:
         """Stands before a generator that records attention weights.
 
         Args:
-            generator: of sequences.
-            bos: token that is never printed.
+            generator: of sequences; what ends them may be the token of a language.
+            source: the dictionary that prints sources.
+            target: the dictionary that prints hypotheses.
+            languages: source tokens that are printed, and are no words.
         """
         super().__init__(generator)
-        self._bos = bos
+        self._source, self._target, self._languages = source, target, languages
 
     def generate(self, models: Any, sample: dict[str, Any], **arguments: Any) -> Results:
         """Generates; see fairseq's `SequenceGenerator.generate` for the arguments.
@@ -95,19 +111,25 @@ class AligningGenerator(GeneratorWrapper):
             ValueError: if a hypothesis has no attention weights.
         """
         results: Results = self._generator.generate(models, sample, **arguments)
-        silent = {self._bos, self._generator.eos}
-        stripped = silent | set(self._generator.symbols_to_strip_from_output)
+        # What fairseq's dictionaries do not print, and its programs have stripped.
+        silent = {self._source.bos(), self._source.eos(), self._source.pad()}
+        stripped = {self._target.bos(), self._target.eos()}
+        stripped.update(self._generator.symbols_to_strip_from_output)
         for source, hypotheses in zip(sample["net_input"]["src_tokens"], results, strict=True):
-            words = _printed(source, {*silent, self._generator.pad})
+            shown = _printed(source, silent)
+            words = [i for i, t in enumerate(source[shown].tolist()) if t not in self._languages]
             for hypothesis in hypotheses:
                 printed = _printed(hypothesis["tokens"], stripped)
                 attention = hypothesis["attention"]
                 if not attention.numel():
                     raise ValueError("--replace-unk: expected attention weights, got none")
-                weights = attention.cpu()[words][:, printed]  # [words, printed tokens]
-                # An empty source has nothing but its end.
-                best = weights.argmax(0) if len(words) else torch.zeros(len(printed)).long()
-                hypothesis["alignment"] = best.tolist()
+                weights = attention.cpu()[shown[words]][:, printed]  # [words, printed tokens]
+                # A source without words has nothing but its end, which follows what is printed.
+                hypothesis["alignment"] = (
+                    [words[best] for best in weights.argmax(0).tolist()]
+                    if words
+                    else [len(shown)] * len(printed)
+                )
                 hypothesis["attention"] = torch.empty(0)
         return results
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fairseq.checkpoint_utils import load_model_ensemble_and_task
+from fairseq.sequence_generator import SequenceGenerator
 
 from clidata import SINGLE_SENTENCES, Workspace, run
 from tiny import PLANS
@@ -109,6 +112,45 @@ def test_fairseq_interactive_replaces_them(workspace, setup, checkpoint, prefix,
         assert words == [
             source[position[i]] if word == "<unk>" else word for i, word in enumerate(before)
         ]
+
+
+def by_attention(task: Any, model: Any, extra: dict[str, Any], text: str) -> list[str]:
+    """Stock fairseq's best hypothesis for a line alone, with its unknown words replaced."""
+    words, targets = task.source_dictionary, task.target_dictionary
+    tokens = words.encode_line(text, add_if_not_exist=False).long()
+    dataset = task.build_dataset_for_inference([tokens], [len(tokens)])
+    sample = dataset.collater([dataset[0]])
+    generator = SequenceGenerator([model], targets, beam_size=5, unk_penalty=-50, **extra)
+    hypothesis = task.inference_step(generator, [model], sample)[0][0]
+    (source,) = sample["net_input"]["src_tokens"].tolist()
+    places = [i for i, token in enumerate(source) if words[token][0] == "w"]
+    assert [words[source[i]] for i in places] == text.split()
+    result = []
+    for token, weights in zip(hypothesis["tokens"], hypothesis["attention"].T, strict=True):
+        word = targets[int(token)]
+        if word == "<unk>":
+            best = int(weights[places].argmax()) if places else None
+            word = "<eos>" if best is None else text.split()[best]
+        if word not in ("</s>", "[de]", "__de__"):
+            result.append(word)
+    return result
+
+
+@pytest.mark.parametrize("setup", ["mbart", "multi"])
+def test_tokens_of_languages_are_no_source_words(workspace, setup) -> None:
+    texts = ["w3 w1 w4", "w5 w9 w2 w6 w2 w8 w7", "", "w7", "w2 w6 w5"]
+    given = {"source_lang": "en", "target_lang": "de"}
+    options = ["--unkpen", "-50", "--max-len-b", "20", "--replace-unk", "-s", "en", "-t", "de"]
+    arguments = workspace.generation(setup, setup, *options, plan="auto")
+    models, _, task = load_model_ensemble_and_task([workspace.checkpoint(setup)], given)
+    extra: dict[str, Any] = {"max_len_b": 20}
+    if setup == "mbart":
+        extra["eos"] = task.target_dictionary.index("[de]")
+    expected = [by_attention(task, models[0].eval(), extra, text) for text in texts]
+    assert len({word for words in expected for word in words}) > 3
+    for buffer in ([], ["--buffer-size", "5", "--batch-size", "5"]):
+        lines = run("interactive", *arguments, *buffer, stdin="\n".join(texts) + "\n")
+        assert [words for _, words in lines_of(lines, "H")] == expected
 
 
 @pytest.mark.parametrize(
