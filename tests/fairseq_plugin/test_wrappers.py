@@ -35,9 +35,9 @@ def wrapped(kind: str, inner: Any, tmp_path: Any) -> Any:
     if kind in ("aligning", "all"):
         inner.model.keep_attention = True
     if kind == "aligning":
-        return AligningGenerator(inner, SYMBOLS.bos())
+        return AligningGenerator(inner, SYMBOLS, SYMBOLS, set())
     if kind == "all":
-        inner = AligningGenerator(inner, SYMBOLS.bos())
+        inner = AligningGenerator(inner, SYMBOLS, SYMBOLS, set())
         inner = SplittingGenerator(OwnLimitsGenerator(inner))
     return RecordingGenerator(inner, Journal(tmp_path / "journal", {}))
 
