@@ -1,5 +1,5 @@
-// Kernels with one planted fault each, next to the same kernel without it. tests/csrc/test_emulator.py
-// says what must catch each.
+// Kernels with one planted fault each, next to the same kernel without it.
+// tests/csrc/test_emulator.py says what must catch each.
 #include "driver.h"
 
 namespace el_attention::testing {
