@@ -14,8 +14,8 @@ namespace {
 using Driver = testing::Driver;
 
 Sizes sizes_of(const Driver& driver) {
-  return {driver.integer("groups"),    driver.integer("beam"),  driver.integer("heads"),
-          driver.integer("key_heads"), driver.integer("width"), driver.integer("value_width"),
+  return {driver.integer("groups"),   driver.integer("beam"),  driver.integer("heads"),
+          driver.integer("kv_heads"), driver.integer("width"), driver.integer("value_width"),
           driver.integer("rows")};
 }
 
