@@ -34,7 +34,7 @@ OWN_SEARCH = Feature({"no_repeat_ngram_size": 2, "diverse_beam_groups": 2})
 # Where generation takes memory: a file and a function in it.
 STAGES = {
     "tree growth": ("tree.py", "_grow"),
-    "pool growth": ("pool.py", "_allocate"),
+    "cache growth": ("cache.py", "_allocate"),
     "attention": ("plans.py", "read"),
     "decoder layers": ("layer.py", "step"),
     "payload projection": ("plans.py", "payload"),
