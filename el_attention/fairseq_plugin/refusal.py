@@ -25,5 +25,7 @@ def refusal(device: torch.device) -> list[dict[str, Any]]:
 
 
 def is_refusal(hypotheses: list[dict[str, Any]]) -> bool:
-    """Whether hypotheses are those of `refusal`; all others have at least an end."""
-    return [len(hypothesis["tokens"]) for hypothesis in hypotheses] == [0]
+    """Whether hypotheses are those of `refusal`; all others have at least an end, or no tokens."""
+    if len(hypotheses) != 1 or "tokens" not in hypotheses[0]:
+        return False
+    return len(hypotheses[0]["tokens"]) == 0
