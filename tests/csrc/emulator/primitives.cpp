@@ -1,4 +1,4 @@
-// One small kernel for each group of primitives; tests/csrc/test_emulator.py knows what they must give.
+// One small kernel for each group of primitives; tests/csrc/test_emulator.py states their results.
 #include "driver.h"
 
 namespace el_attention::testing {
