@@ -6,12 +6,13 @@ import shlex
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, note, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from el_attention.state import BeamTree
-from random_case import ARCHITECTURES, BATCHES, SEARCHES, Case, StockFailed, main
+from random_case import ARCHITECTURES, BATCHES, SEARCHES, Case, StockFailed
+from reproducible import check, few, main, many
 from tiny import PLANS
 
 
@@ -70,31 +71,24 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def check(case: Case) -> None:
-    note(f"reproduce with: {case.command}")
+def check_or_reject(case: Case) -> None:
     try:
-        case.check()
+        check(case)
     except StockFailed:
         reject()
 
 
-@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@few(60)
 @given(cases())
 def test_random_cases(case: Case) -> None:
-    check(case)
+    check_or_reject(case)
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=400,
-    deadline=None,
-    database=None,
-    print_blob=False,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@many(400)
 @given(cases())
 def test_many_random_cases(case: Case) -> None:
-    check(case)
+    check_or_reject(case)
 
 
 def test_a_case_runs_again_from_its_command_line(monkeypatch, capsys) -> None:
@@ -102,8 +96,8 @@ def test_a_case_runs_again_from_its_command_line(monkeypatch, capsys) -> None:
     *_, script, text = shlex.split(case.command)
     assert Case.from_json(text) == case
     monkeypatch.setattr(sys, "argv", [script, text])
-    assert main() == 0
-    assert capsys.readouterr().out.endswith("the same\n")
+    assert main(Case) == 0
+    assert capsys.readouterr().out == "the same\n"
 
 
 def test_a_case_that_differs_says_so(monkeypatch, capsys) -> None:
@@ -114,5 +108,5 @@ def test_a_case_that_differs_says_so(monkeypatch, capsys) -> None:
         lambda self, order: reorder(self, order.view(-1, self.beam).flip(1).flatten()),
     )
     monkeypatch.setattr(sys, "argv", ["random_case.py", "{}"])
-    assert main() == 1
+    assert main(Case) == 1
     assert "different: " in capsys.readouterr().out

@@ -8,13 +8,14 @@ import logging
 import pytest
 import torch
 from fairseq.models import BaseFairseqModel
-from hypothesis import given, note, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import el_attention
 from families import FAMILIES, SYMBOLS, model_of
 from random_quantization import ORDERS, PARTS, QuantizationCase
+from reproducible import check, few, many
 from tiny import PLANS, assert_same, batch, generator_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -61,16 +62,14 @@ CASES = st.builds(
 )
 
 
-@settings(max_examples=25, derandomize=True, deadline=None, database=None)
+@few(25)
 @given(CASES)
 def test_random_orders_and_parts(case: QuantizationCase) -> None:
-    note(f"reproduce with: {case.command}")
-    case.check()
+    check(case)
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, database=None, print_blob=False)
+@many(200)
 @given(CASES)
 def test_many_random_orders_and_parts(case: QuantizationCase) -> None:
-    note(f"reproduce with: {case.command}")
-    case.check()
+    check(case)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-import random_reading
 from el_attention.fairseq_plugin.encoder_out import SharedEncoderOut
 from families import SYMBOLS, WITH_ENCODER, model_of
 from random_reading import ACCESSES, PARTS, PLACES, ReadingCase
+from reproducible import check, few, main, many
 from tiny import PLANS, batch, generator_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -32,25 +32,14 @@ CASES = st.builds(
 )
 
 
-def check(case: ReadingCase) -> None:
-    note(f"reproduce with: {case.command}")
-    case.check()
-
-
-@settings(max_examples=30, derandomize=True, deadline=None, database=None)
+@few(30)
 @given(CASES)
 def test_random_readers(case: ReadingCase) -> None:
     check(case)
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=300,
-    deadline=None,
-    database=None,
-    print_blob=False,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@many(300)
 @given(CASES)
 def test_many_random_readers(case: ReadingCase) -> None:
     check(case)
@@ -72,7 +61,7 @@ def test_a_case_runs_again_from_its_command_line(monkeypatch, capsys) -> None:
     assert script.endswith("random_reading.py")
     assert ReadingCase.from_json(text) == case
     monkeypatch.setattr("sys.argv", [script, text])
-    assert random_reading.main(ReadingCase) == 0
+    assert main(ReadingCase) == 0
     monkeypatch.setattr(
         SharedEncoderOut,
         "__getitem__",
@@ -80,5 +69,5 @@ def test_a_case_runs_again_from_its_command_line(monkeypatch, capsys) -> None:
     )
     case = ReadingCase(lengths=(6, 6), parts=("src_tokens",))
     monkeypatch.setattr("sys.argv", [script, shlex.split(case.command)[-1]])
-    assert random_reading.main(ReadingCase) == 1
+    assert main(ReadingCase) == 1
     assert capsys.readouterr().out.startswith("the same\ndifferent: ")

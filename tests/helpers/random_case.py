@@ -1,7 +1,7 @@
 """One randomised case: a model, a batch and generation options, in JSON.
 
-`python tests/helpers/random_case.py '<json>'` runs a case again, prints both sets of hypotheses and
-exits with 1 where they differ.
+`PYTHONPATH=. python tests/helpers/random_case.py '<json>'` runs a case again, and exits with 1
+where the hypotheses differ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import el_attention
 from el_attention.fairseq_plugin.own_limits import OwnLimitsGenerator
 from el_attention.fairseq_plugin.splitting import SplittingGenerator
-from reproducible import Reproducible
+from reproducible import Reproducible, main
 from tiny import (
     Hypotheses,
     assert_same,
@@ -54,12 +54,13 @@ BATCHES = ("whole", "alone", "split", "by memory")
 class Repeats(nn.Module):
     """Blocks n-grams word by word, but not in rows that have ended or would have no word left.
 
-    Nor does it block a word that a constraint of the search asks for next.
+    Nor does it block a word that a constraint of the search asks for next.  The first `skipped`
+    words are part of no n-gram.
     """
 
-    def __init__(self, size: int, eos: int, search: nn.Module) -> None:
+    def __init__(self, size: int, eos: int, search: nn.Module, skipped: int = 0) -> None:
         super().__init__()
-        self.size, self.eos, self.search = size, eos, search
+        self.size, self.eos, self.search, self.skipped = size, eos, search, skipped
 
     def forward(self, tokens: Tensor, lprobs: Tensor, _: int, __: int, step: int) -> Tensor:
         sentences = getattr(self.search, "constraint_states", None) or []
@@ -67,7 +68,7 @@ class Repeats(nn.Module):
         for row, scores in enumerate(lprobs):
             wanted = [int(word) for word in states[row].next_tokens()] if states else []
             asked_for = scores[wanted]
-            history = tokens[row, 1 : step + 1].tolist()
+            history = tokens[row, 1 + self.skipped : step + 1].tolist()
             ngrams = [tuple(history[i : i + self.size]) for i in range(len(history))]
             possible = scores.gt(-torch.inf).nonzero().flatten().tolist()
             left = [
@@ -298,25 +299,5 @@ def each_alone(
         yield ({"id": torch.tensor([0]), "net_input": net_input},), own
 
 
-def main() -> int:
-    """Runs the case given on the command line."""
-    if len(sys.argv) != 2:
-        print(__doc__)
-        return 2
-    case = Case.from_json(sys.argv[1])
-    stock, ours = case.run()
-    for sentence, (expected, got) in enumerate(zip(stock, ours, strict=True)):
-        for name, hypotheses in (("stock", expected), ("ours ", got)):
-            for h in hypotheses:
-                print(f"{sentence} {name} {float(h['score']):.6f} {h['tokens'].tolist()}")
-    try:
-        case.check()
-    except AssertionError as error:
-        print(f"different: {error}")
-        return 1
-    print("the same")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Case))

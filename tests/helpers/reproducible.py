@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hypothesis import HealthCheck, note, settings
+
 C = TypeVar("C", bound="Reproducible")
 
 
@@ -36,6 +38,28 @@ class Reproducible:
     def check(self) -> None:
         """Asserts what the case is about."""
         raise NotImplementedError
+
+
+def check(case: Reproducible) -> None:
+    """Checks a case that hypothesis has drawn, and has the command printed where it fails."""
+    note(f"reproduce with: {case.command}")
+    case.check()
+
+
+def few(examples: int) -> settings:
+    """The settings of a fast test: always the same cases."""
+    return settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+
+
+def many(examples: int) -> settings:
+    """The settings of a slow test: other cases every time."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 
 
 def main(kind: type[Reproducible]) -> int:

@@ -6,14 +6,14 @@ import shlex
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
 from el_attention.transformers_plugin.cache import DecodingCache  # noqa: E402
 from el_attention.transformers_plugin.version_4 import IS_4  # noqa: E402
-from reproducible import main  # noqa: E402
+from reproducible import check, few, main, many  # noqa: E402
 from transformers_case import Case  # noqa: E402
 from transformers_models import COMPOSITES, MODELS, PLANS  # noqa: E402
 
@@ -55,25 +55,14 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def check(case: Case) -> None:
-    note(f"reproduce with: {case.command}")
-    case.check()
-
-
-@settings(max_examples=25, derandomize=True, deadline=None, database=None)
+@few(25)
 @given(cases())
 def test_random_cases(case: Case) -> None:
     check(case)
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=300,
-    deadline=None,
-    database=None,
-    print_blob=False,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@many(300)
 @given(cases())
 def test_many_random_cases(case: Case) -> None:
     check(case)
