@@ -31,8 +31,6 @@ class SharedEncoderOut(MutableMapping[str, Any], _Dict):
     A part is copied per beam when it is read, as fairseq's `reorder_encoder_out` would have.
 
     Attributes:
-        shared: the output of the encoder, one column per sentence, but for parts that were replaced
-            after it.
         columns: int64 [beams], the sentence of each beam.
     """
 
@@ -43,9 +41,10 @@ class SharedEncoderOut(MutableMapping[str, Any], _Dict):
             shared: of the encoder's `forward`.
             columns: int64 [beams], the sentence of each beam.
         """
-        self.shared = {name: shared[name] for name in SENTENCE_AXIS if name in shared}
+        self._shared = {name: shared[name] for name in SENTENCE_AXIS if name in shared}
         self.columns = columns
         self._per_beam: dict[str, Any] = {}
+        self._copies: dict[str, list[tuple[Tensor, int]]] = {}  # as they were made
 
     def reordered(self, order: Tensor) -> SharedEncoderOut:
         """Returns the output for other beams; `order`, int64 [beams], is the old beam of each."""
@@ -53,6 +52,21 @@ class SharedEncoderOut(MutableMapping[str, Any], _Dict):
         for name in self._per_beam.keys() & SENTENCE_AXIS.keys() - self.shared.keys():
             new[name] = [x.index_select(SENTENCE_AXIS[name], order) for x in self._per_beam[name]]
         return new
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The output of the encoder, one column per sentence, but for parts that were replaced.
+
+        A part of which a copy was overwritten in place has been replaced, too.
+        """
+        for name in self._copies.keys() & self._shared.keys():
+            now = _versions(self._per_beam[name])
+            if any(
+                x is not y or a != b
+                for (x, a), (y, b) in zip(self._copies[name], now, strict=False)
+            ):
+                del self._shared[name]
+        return self._shared
 
     @property
     def has_source(self) -> bool:
@@ -65,25 +79,26 @@ class SharedEncoderOut(MutableMapping[str, Any], _Dict):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._per_beam:
-            parts, axis = self.shared[name], SENTENCE_AXIS[name]
+            parts, axis = self._shared[name], SENTENCE_AXIS[name]
             self._per_beam[name] = [x.index_select(axis, self.columns) for x in parts]
+            self._copies[name] = _versions(self._per_beam[name])
         return self._per_beam[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self.shared.pop(name, None)
+        self._shared.pop(name, None)
         self._per_beam[name] = value
 
     def __delitem__(self, name: str) -> None:
         if name not in self:
             raise KeyError(name)
-        self.shared.pop(name, None)
+        self._shared.pop(name, None)
         self._per_beam.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.shared, **self._per_beam})
+        return iter({**self._shared, **self._per_beam})
 
     def __len__(self) -> int:
-        return len({**self.shared, **self._per_beam})
+        return len({**self._shared, **self._per_beam})
 
     def __or__(self, other: Any) -> Any:
         return {**self} | other
@@ -95,3 +110,8 @@ class SharedEncoderOut(MutableMapping[str, Any], _Dict):
     def copy(self) -> dict[str, Any]:
         """Returns a dict of all parts, copied per beam."""
         return {**self}
+
+
+def _versions(parts: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+    """Counts how often tensors were written to, which torch does outside of inference mode."""
+    return [(part, 0 if part.is_inference() else part._version) for part in parts]

@@ -51,6 +51,8 @@ PLACES = (
     "another source in forward",
     "another source in extract_features",
     "another source put in place",
+    "a source overwritten in forward",
+    "a source overwritten in a layer",
     "another mask",
     "another source in a layer",
 )
@@ -97,6 +99,14 @@ class Reads:
         }
 
 
+def overwrite(states: Tensor) -> None:
+    """Changes an encoder output, [S, sentences or beams, C], in place, for each sentence otherwise.
+
+    Stock fairseq lets a source that is another for each beam stay with the row.
+    """
+    states.add_(torch.sin(9 * states.mean((0, 2)))[:, None])
+
+
 class ReadingForward(Reads, TransformerDecoderBase):
     """Has a forward of its own, which reads after fairseq's, or gives that another source."""
 
@@ -110,6 +120,8 @@ class ReadingForward(Reads, TransformerDecoderBase):
             encoder_out = {**encoder_out, "encoder_padding_mask": [mask]}
         if place == "another source put in place" and tokens.size(1) == 1:
             encoder_out["encoder_out"] = self.another(encoder_out)["encoder_out"]
+        if place == "a source overwritten in forward" and tokens.size(1) == 1:
+            overwrite(encoder_out["encoder_out"][0])
         logits, extra = super().forward(tokens, encoder_out, *args, **more)
         if place == "forward":
             logits = logits + self.bias(encoder_out, logits.size(-1)).unsqueeze(1)
@@ -148,7 +160,9 @@ class ReadingLayer(Reads, TransformerDecoderLayerBase):
         given["encoder_out"] = (encoder_out,)
         given["encoder_padding_mask"] = () if padding is None else (padding,)
         bias = self.bias(given, x.size(2))
-        if self.reads.place == "another source in a layer":
+        if self.reads.place == "a source overwritten in a layer":
+            overwrite(encoder_out)
+        elif self.reads.place == "another source in a layer":
             encoder_out = encoder_out + 0.3 * bias
         else:
             x = x + bias
