@@ -4,103 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.ngram_repeat_block import NGramRepeatBlock
+from fairseq.search import Sampling
 from torch import Tensor, nn
 
 from el_attention.fairseq_plugin import scorer
-from el_attention.fairseq_plugin.decoder import ELDecoder
-from el_attention.fairseq_plugin.decoding import DecodingState
-from el_attention.fairseq_plugin.encoder_out import EncoderOut
+from el_attention.fairseq_plugin.ensemble import ELEnsemble, shallow_copy
 from el_attention.fairseq_plugin.ngrams import NGramBlock
+from el_attention.fairseq_plugin.sampling import ELSampling
 from el_attention.search import Settings, beam_search
-from el_attention.search.restrictions import forbid_, prefix_is_over
+from el_attention.search.restrictions import forbid_, prefix_is_over, prefix_lengths
 from el_attention.specialize import Specialized, specialize
 
 if TYPE_CHECKING:
-    from fairseq.sequence_generator import EnsembleModel as _Ensemble
     from fairseq.sequence_generator import SequenceGenerator as _Generator
 else:
-    _Ensemble = _Generator = object
+    _Generator = object
 
 logger = logging.getLogger(__name__)
-
-M = TypeVar("M", bound=nn.Module)
-
-
-class ELEnsemble(Specialized, _Ensemble):
-    """Gives language models their prompt at once, and keeps attention weights only if asked.
-
-    Attributes:
-        beam: beams of each sentence.
-        prompt: int64 [sentences, P], right-padded, of the batch being generated, or None.
-        keep_attention: whether the generator is to record attention weights.
-    """
-
-    beam: int
-    prompt: Tensor | None
-    keep_attention: bool
-
-    def begin(
-        self,
-        sentences: int,
-        incremental_states: list[dict[str, Any]],
-        encoder_outs: Sequence[EncoderOut],
-    ) -> None:
-        """Tells models that are converted their beam, and gives them the prompt.
-
-        Args:
-            sentences: number of sentences.
-            incremental_states: of every model, empty.
-            encoder_outs: of every model, reordered for the beams; empty for language models.
-        """
-        decoders = [model.decoder for model in self.models]
-        sources: list[EncoderOut | None] = [*encoder_outs] or [None] * len(decoders)
-        for decoder, source in zip(decoders, sources, strict=True):
-            if not (isinstance(decoder, ELDecoder) and decoder.shares_states(source)):
-                return
-        for decoder, state, source in zip(decoders, incremental_states, sources, strict=True):
-            # Another forward may give the layers another source and other tokens.
-            is_plain = decoder.el_is_plain("forward")
-            if is_plain or source is None:
-                decoder.begin(state, sentences, self.beam, source)
-            if is_plain and self.prompt is not None:
-                decoder.take_prompt(state, self.prompt)
-
-    def inside_prompt(self, position: int, incremental_states: list[dict[str, Any]]) -> bool:
-        """Whether the token at `position` is known of all sentences, to every model."""
-        states = [DecodingState.find(state) for state in incremental_states]
-        return all(
-            state is not None
-            and state.prompt is not None
-            and bool((position < state.prompt.lengths).all())
-            for state in states
-        )
-
-    def forward_decoder(
-        self,
-        tokens: Tensor,
-        encoder_outs: list[dict[str, list[Tensor]]],
-        incremental_states: list[dict[str, Any]],
-        temperature: float = 1.0,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Scores the next token; see fairseq's `EnsembleModel.forward_decoder`."""
-        begins = tokens.size(1) == 1 and self.has_incremental
-        if begins and (self.prompt is not None or not self.has_encoder()):
-            self.begin(tokens.size(0) // self.beam, incremental_states, encoder_outs)
-        if self.inside_prompt(tokens.size(1) - 1, incremental_states):
-            # All beams of a sentence are equal there: score each sentence once.
-            lprobs, attention = super().forward_decoder(
-                tokens[:: self.beam], encoder_outs, incremental_states, temperature
-            )
-            return lprobs.repeat_interleave(self.beam, 0), attention
-        lprobs, attention = super().forward_decoder(
-            tokens, encoder_outs, incremental_states, temperature
-        )
-        return lprobs, attention if self.keep_attention else None
 
 
 class ELGenerator(Specialized, _Generator):
@@ -109,11 +33,15 @@ class ELGenerator(Specialized, _Generator):
     Attributes:
         el_announced: the reasons for fairseq's own search that have been logged.
         el_unk_penalty: what `_prefix_tokens` takes from unknown words that are not forced.
+        el_ngrams_after_prefix: whether the block of n-grams leaves prefixes out.
+        el_has_unread: whether the warning of prefixes that are not read to their end was given.
     """
 
     el_announced: set[str]
     repeat_ngram_blocker: Any
     el_unk_penalty: float = 0.0
+    el_ngrams_after_prefix: bool = False
+    el_has_unread: bool = False
 
     def _generate(
         self,
@@ -125,6 +53,7 @@ class ELGenerator(Specialized, _Generator):
         from fairseq.search import DiverseBeamSearch
 
         self._take_over_block()
+        self._say_unread(prefix_tokens)
         reason = self.unsupported(sample, constraints)
         if reason is not None and reason not in self.el_announced:
             self.el_announced.add(reason)
@@ -136,15 +65,28 @@ class ELGenerator(Specialized, _Generator):
         run = self._run(prefix_tokens, bos_token)
         if reason is None:
             return run._search(sample["net_input"], prefix_tokens, bos_token)
-        if prefix_tokens is not None and self.unk_penalty:
-            # Only `_prefix_tokens` can tell forced words, which are not charged, from others: it is
-            # made to see every step.
+        if prefix_tokens is not None and (self.unk_penalty or self.el_ngrams_after_prefix):
+            # Only `_prefix_tokens` can tell forced words, which are not charged, from others, and
+            # knows the prefixes of the sentences that are left: it is made to see every step.
             run.el_unk_penalty, run.unk_penalty = self.unk_penalty, 0.0
             rest = max(0, self._longest(sample["net_input"]) - prefix_tokens.size(1))
             prefix_tokens = nn.functional.pad(prefix_tokens, (0, rest), value=self.pad)
         return super(ELGenerator, run)._generate(
             sample, prefix_tokens=prefix_tokens, constraints=constraints, bos_token=bos_token
         )
+
+    def _say_unread(self, prefix: Tensor | None) -> None:
+        """Warns once of tokens of a prefix that stand behind an end of sentence in it."""
+        if prefix is None or self.el_has_unread:
+            return
+        behind = prefix.eq(self.eos).cumsum(1).roll(1, 1)
+        behind[:, :1] = 0
+        if bool((prefix.ne(self.pad) & behind.gt(0)).any()):
+            self.el_has_unread = True
+            logger.warning(
+                "prefix: a hypothesis ends at the first end of sentence in its prefix or prompt, "
+                "as in fairseq; tokens behind it are not read"
+            )
 
     def _take_over_block(self) -> None:
         """Replaces fairseq's block of n-grams, which does nothing on a CPU, wherever it was set."""
@@ -154,17 +96,32 @@ class ELGenerator(Specialized, _Generator):
 
     def _run(self, prefix_tokens: Tensor | None, bos_token: int | None) -> ELGenerator:
         """Returns a shallow copy that holds what one run changes, for threads share this one."""
-        run = _shallow_copy(self)
+        run = shallow_copy(self)
         run.search = copy.copy(self.search)
+        if type(run.search) is Sampling:
+            specialize(run.search, ELSampling)
         run.repeat_ngram_blocker = copy.copy(self.repeat_ngram_blocker)
         if isinstance(run.repeat_ngram_blocker, NGramBlock):
             run.repeat_ngram_blocker = NGramBlock(
                 run.repeat_ngram_blocker.size, self.eos, run.search
             )
-        run.model = _shallow_copy(self.model)
+        run.model = shallow_copy(self.model)
         run.model.beam = self.beam_size
         run.model.prompt = self._prompt(prefix_tokens, bos_token)
         return run
+
+    def __prepare_scriptable__(self) -> Any:
+        """Returns a stock copy for `torch.jit.script`; see `Specialized`.
+
+        Raises:
+            ValueError: if it has what fairseq's generators have not.
+        """
+        if self.model.weights is not None or self.el_ngrams_after_prefix:
+            raise ValueError(
+                "torch.jit.script: expected no --ensemble-weights and no "
+                "--no-repeat-ngram-after-prefix, which fairseq's own search does not know"
+            )
+        return super().__prepare_scriptable__()
 
     def restore(self) -> None:
         """Makes this a generator of its original class again, with fairseq's block of n-grams."""
@@ -227,6 +184,7 @@ class ELGenerator(Specialized, _Generator):
             unk_penalty=self.unk_penalty,
             suppressed=self.token_indices_to_suppress,
             no_repeat_ngram_size=getattr(self.repeat_ngram_blocker, "size", 0),
+            ngrams_after_prefix=self.el_ngrams_after_prefix,
         )
         encoder_outs = self.model.reorder_encoder_out(
             self.model.forward_encoder(net_input), sentences.repeat_interleave(self.beam_size)
@@ -257,6 +215,9 @@ class ELGenerator(Specialized, _Generator):
             free = prefix_tokens[:, step].eq(self.pad).repeat_interleave(beam_size)
             unk = lprobs[:, self.unk]
             lprobs[:, self.unk] = torch.where(free, unk - self.el_unk_penalty, unk)
+        if self.el_ngrams_after_prefix and isinstance(self.repeat_ngram_blocker, NGramBlock):
+            lengths = prefix_lengths(prefix_tokens, self.pad)
+            self.repeat_ngram_blocker.skipped = lengths.repeat_interleave(beam_size)
         lprobs, tokens, scores = super()._prefix_tokens(
             step, lprobs, scores, tokens, prefix_tokens, beam_size
         )
@@ -281,13 +242,6 @@ class ELGenerator(Specialized, _Generator):
         # Positions beyond the longest hypothesis are never asked for.
         longest = int(leading.sum(1).max()) if len(leading) else 0
         return torch.cat([first, prefix[:, :longest]], 1)[:, : self.max_len]
-
-
-def _shallow_copy(module: M) -> M:
-    """Returns a module with the same attributes and submodules, which can be replaced apart."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin
 
 
 def specialize_generator(generator: _Generator) -> _Generator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretra
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from el_attention.fairseq_plugin.options import changed_options
+
+logger = logging.getLogger(__name__)
 
 # Options that fairseq's sequence generators do not read, by who does.
 READ_BY_OTHERS = {
@@ -82,6 +85,16 @@ def with_alignment(options: Any) -> Any:
     if alignment and alignment not in ("hard", "soft"):
         raise ValueError(f"print_alignment: expected 'hard' or 'soft', got {alignment!r}")
     return options
+
+
+def say_cut_beam(generator: Any, options: Any) -> None:
+    """Warns where a generator has fewer beams than were asked for: fairseq cuts them silently."""
+    asked, used = getattr(options, "beam", None), getattr(generator, "beam_size", None)
+    if asked is not None and used is not None and asked > used:
+        logger.warning(
+            f"--beam {asked}: expected at most {used}, as many as there are tokens beside padding; "
+            f"{used} beams are used"
+        )
 
 
 def require_effect(

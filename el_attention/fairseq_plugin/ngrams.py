@@ -22,7 +22,11 @@ class NGramBlock(nn.Module):
         size: length of the n-grams.
         eos: the token that ends a row, or None.
         search: fairseq's search strategy, which knows the constraints, or None.
+        skipped: int64 [rows], how many tokens after the first are part of no n-gram, of the next
+            call alone; None for none.
     """
+
+    skipped: Tensor | None = None
 
     def __init__(self, size: int, eos: int | None = None, search: nn.Module | None = None) -> None:
         """Takes the length of the n-grams, at least 1, and the rest as in the attributes."""
@@ -48,7 +52,8 @@ class NGramBlock(nn.Module):
         """
         rows, words = self._constrained(lprobs.device)
         kept = lprobs[rows, words]
-        forbid_repeats_(lprobs, tokens, self.size, step + 1, self.eos)
+        skipped, self.skipped = self.skipped, None
+        forbid_repeats_(lprobs, tokens, self.size, step + 1, self.eos, skipped)
         lprobs[rows, words] = kept
         return lprobs
 

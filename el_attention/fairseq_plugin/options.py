@@ -54,6 +54,23 @@ OPTIONS = (
         "file that keeps finished hypotheses; a generation that was interrupted and is started "
         "again with the same options continues from there and prints everything",
     ),
+    TaskOption(
+        "tokens_to_suppress",
+        None,
+        "tokens of the target dictionary, separated by spaces, that no hypothesis holds unless a "
+        "prefix does",
+    ),
+    TaskOption(
+        "ensemble_weights",
+        None,
+        "weights of the models of --path in the mean of their probabilities, separated by commas, "
+        "such as 2,1; default: equal ones",
+    ),
+    TaskOption(
+        "no_repeat_ngram_after_prefix",
+        False,
+        "let --no-repeat-ngram-size count only n-grams after the prefix or prompt of a sentence",
+    ),
 )
 
 
@@ -63,6 +80,12 @@ def option_of(task: object, name: str) -> Any:
     (option,) = (option for option in OPTIONS if option.name == name)
     value = getattr(configuration, name, None)
     return option.default if value is None else value
+
+
+def option_of_run(task: object, options: object, name: str) -> Any:
+    """Returns the value of an option: of a hub's call if it is among its `options`, or `task`'s."""
+    value = getattr(options, name, None)
+    return option_of(task, name) if value is None else value
 
 
 def changed_options(options: Any, **values: Any) -> argparse.Namespace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from el_attention.ops import log_sum_exp
 from el_attention.plain import original
 
 if TYPE_CHECKING:
-    from el_attention.fairseq_plugin.generator import ELEnsemble
+    from el_attention.fairseq_plugin.ensemble import ELEnsemble
 
 # The methods that make log-probabilities by the log-softmax of logits and nothing else.
 NORMALIZATIONS = {
@@ -90,7 +91,8 @@ class EnsembleScorer:
         if len(outputs) == 1:
             logits, lse = outputs[0], log_sum_exp(outputs[0])
         else:
-            logits = _mean([utils.log_softmax(output, dim=-1) for output in outputs])
+            lprobs = [utils.log_softmax(output, dim=-1) for output in outputs]
+            logits = mean(lprobs, self._ensemble.weights)
             lse = torch.zeros_like(logits[:, 0])
         if inside:
             logits, lse = logits.repeat_interleave(beam, 0), lse.repeat_interleave(beam, 0)
@@ -110,7 +112,7 @@ class EnsembleScorer:
             self._score_tokens(model.decoder, state, prompt.features[:, : tokens.size(1)], tokens)
             for model, (state, prompt) in zip(self._ensemble.models, found, strict=True)
         ]
-        return scores[0] if len(scores) == 1 else _mean(scores)
+        return scores[0] if len(scores) == 1 else mean(scores, self._ensemble.weights)
 
     def reorder(self, parents: Tensor) -> None:
         """Follows the beams; see `search.Scorer`."""
@@ -145,9 +147,17 @@ class EnsembleScorer:
         return logits if logits.dtype.itemsize <= dtype.itemsize else logits.to(dtype)
 
 
-def _mean(lprobs: list[Tensor]) -> Tensor:
-    """The logarithm of the mean of probabilities."""
-    return torch.stack(lprobs).logsumexp(0) - math.log(len(lprobs))
+def mean(lprobs: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    """Returns the logarithm of a mean of probabilities.
+
+    Args:
+        lprobs: log-probabilities of each model, of one shape.
+        weights: of the models, positive, of sum 1; None for equal ones, as fairseq computes them.
+    """
+    if weights is None:
+        return torch.stack([*lprobs]).logsumexp(0) - math.log(len(lprobs))
+    parts = [x + math.log(weight) for x, weight in zip(lprobs, weights, strict=True)]
+    return torch.stack(parts).logsumexp(0)
 
 
 def _normalizes_plainly(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from el_attention.fairseq_plugin.hub import of_batch
 from el_attention.fairseq_plugin.inference import ELInferenceModel, Run
 from el_attention.fairseq_plugin.interactive import ELInteractive, LinesDataset
 from el_attention.fairseq_plugin.literals import forget_paths, require_literals
+from el_attention.fairseq_plugin.more_options import set_more_options
 from el_attention.fairseq_plugin.options import option_of
 from el_attention.fairseq_plugin.own_limits import OwnLimitsGenerator
 from el_attention.fairseq_plugin.parts import Generator, Results
@@ -122,11 +123,12 @@ class ELTask(ELInteractive, Specialized, _Base):
         What is no sequence generator (a scorer of references) stays as it is.
 
         Raises:
-            ValueError: if there are no such alignments, or an option would have no effect.
+            ValueError: if there are no such alignments, an option would have no effect, or its
+                value is not one.
         """
         from fairseq.sequence_generator import SequenceGenerator
 
-        from el_attention.fairseq_plugin.generator_options import build_generator
+        from el_attention.fairseq_plugin.generator_options import build_generator, say_cut_beam
 
         given: dict[str, Any] = {
             "seq_gen_cls": seq_gen_cls,
@@ -145,6 +147,8 @@ class ELTask(ELInteractive, Specialized, _Base):
             convert_generator(generator, self.plan, self.memory_budget)
             if self._replaces_unknown_words():
                 generator.model.keep_attention = True
+        set_more_options(generator, self, args)
+        say_cut_beam(generator, args)
         return generator
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:

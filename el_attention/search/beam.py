@@ -15,7 +15,12 @@ from torch import Tensor
 
 from el_attention.ops import top_candidates
 from el_attention.search.hypotheses import Hypothesis, ranked
-from el_attention.search.restrictions import forbid_, forbid_repeats_, prefix_is_over
+from el_attention.search.restrictions import (
+    forbid_,
+    forbid_repeats_,
+    prefix_is_over,
+    prefix_lengths,
+)
 from el_attention.search.settings import Scorer, Settings
 
 
@@ -155,9 +160,11 @@ class _Search:
                 self._force(logits, self._prefix_tokens(position))
             self._limit(logits, position)
         if settings.no_repeat_ngram_size:
-            forbid_repeats_(
-                logits, self._tokens, settings.no_repeat_ngram_size, position + 1, settings.eos
-            )
+            skipped = None
+            if settings.ngrams_after_prefix and self._prefix is not None:
+                skipped = self._per_beam(prefix_lengths(self._prefix, settings.pad))
+            size, length = settings.no_repeat_ngram_size, position + 1
+            forbid_repeats_(logits, self._tokens, size, length, settings.eos, skipped)
         return logits, lse
 
     def _prefix_tokens(self, position: int) -> Tensor:

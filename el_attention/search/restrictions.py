@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from el_attention.ops import block_ngrams_
@@ -12,6 +13,13 @@ from el_attention.ops import block_ngrams_
 def prefix_is_over(prefix: Tensor, position: int, pad: int) -> Tensor:
     """Returns bool [G]: whether `prefix`, int64 [G, P], has only padding from `position` on."""
     return prefix[:, position:].eq(pad).all(1)
+
+
+def prefix_lengths(prefix: Tensor, pad: int) -> Tensor:
+    """Returns int64 [G]: where `prefix_is_over` begins to hold for `prefix`, int64 [G, P]."""
+    numbers = torch.arange(1, prefix.size(1) + 1, device=prefix.device)
+    ends = prefix.ne(pad) * numbers
+    return torch.cat([ends.new_zeros(len(ends), 1), ends], 1).amax(1)
 
 
 def forbid_(scores: Tensor, tokens: Tensor | int, rows: Tensor | None) -> None:
@@ -31,7 +39,12 @@ def forbid_(scores: Tensor, tokens: Tensor | int, rows: Tensor | None) -> None:
 
 
 def forbid_repeats_(
-    scores: Tensor, tokens: Tensor, size: int, length: int, eos: int | None
+    scores: Tensor,
+    tokens: Tensor,
+    size: int,
+    length: int,
+    eos: int | None,
+    skipped: Tensor | None = None,
 ) -> None:
     """Forbids, in place, tokens that would complete an n-gram for the second time.
 
@@ -44,7 +57,16 @@ def forbid_repeats_(
         size: tokens of an n-gram, at least 1.
         length: number of tokens that are there, the first included.
         eos: the token that ends a row; None where rows do not end.
+        skipped: int64 [N], the number of tokens after the first that are part of no n-gram either;
+            None for none.
     """
+    if skipped is not None:
+        for number in skipped.unique().tolist():
+            rows = skipped.eq(number).nonzero().flatten()
+            own = scores[rows]
+            forbid_repeats_(own, tokens[rows, number:], size, max(1, length - number), eos)
+            scores[rows] = own
+        return
     history = tokens[:, 1:length]
     if history.size(1) < size:
         return

@@ -25,6 +25,7 @@ class Settings:
             forces it.
         suppressed: int64 [n], tokens never chosen, but by a prefix; or None.
         no_repeat_ngram_size: n-grams of this length stand in a hypothesis once; 0 for no limit.
+        ngrams_after_prefix: whether they are those that begin after the prefix of the sentence.
     """
 
     beam: int
@@ -37,6 +38,7 @@ class Settings:
     unk_penalty: float = 0.0
     suppressed: Tensor | None = None
     no_repeat_ngram_size: int = 0
+    ngrams_after_prefix: bool = False
 
 
 class Scorer(Protocol):

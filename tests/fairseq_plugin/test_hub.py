@@ -16,6 +16,7 @@ from fairseq.data import Dictionary
 from fairseq.models.bart import BARTModel
 from fairseq.models.transformer import TransformerModel
 from fairseq.models.transformer_lm import TransformerLanguageModel
+from fairseq.sequence_scorer import SequenceScorer
 from fairseq.token_generation_constraints import pack_constraints
 from torch import Tensor
 
@@ -306,6 +307,43 @@ def test_prompts_of_language_models_follow_their_sentences(workspace) -> None:
         for line, prefix in zip(lines, prefixes, strict=True)
     ]
     assert ours.translate(lines, beam=3, max_len_b=9, prefix_tokens=prefixes) == expected
+
+
+@pytest.mark.parametrize("name", ["transformer", "bart"])
+def test_given_translations_are_scored_as_whole_prefixes(workspace, name) -> None:
+    stock, ours = hub(workspace, name), el_attention.convert(hub(workspace, name))
+    symbols, lines = stock.tgt_dict, sentences("transformer")
+    tokens = [stock.encode(line.replace("s", CLASSES[name][2])) for line in lines]
+    end = torch.tensor([symbols.eos()])
+    start = torch.tensor([symbols.bos()] if name == "bart" else []).long()
+    targets = [torch.cat([start, row, end]) for row in prompts(symbols, [5, 5, 5, 5])[:, :4]]
+    results = ours.generate(tokens, beam=1, prefix_tokens=targets)
+    scorer = SequenceScorer(symbols)
+    for source, target, (hypothesis,) in zip(tokens, targets, results, strict=True):
+        net_input = {
+            "src_tokens": source[None],
+            "src_lengths": torch.tensor([len(source)]),
+            "prev_output_tokens": target.roll(1)[None],
+        }
+        sample = {"net_input": net_input, "target": target[None]}
+        ((expected,),) = scorer.generate(stock.models, sample)
+        assert hypothesis["tokens"].tolist() == target.tolist()
+        torch.testing.assert_close(hypothesis["score"], expected["score"])
+        torch.testing.assert_close(
+            hypothesis["positional_scores"], expected["positional_scores"], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_options_of_this_package_are_arguments_of_a_hub(workspace) -> None:
+    ours = el_attention.convert(hub(workspace, "transformer"))
+    lines = sentences("transformer")
+    free = ours.translate(lines)
+    word = free[0].split()[0]
+    without = ours.translate(lines, tokens_to_suppress=[word])
+    assert word not in " ".join(without).split()
+    assert ours.translate(lines) == free
+    with pytest.raises(ValueError, match="--ensemble-weights: expected a positive number"):
+        ours.translate(lines, ensemble_weights=[2, 1])
 
 
 @pytest.mark.parametrize(

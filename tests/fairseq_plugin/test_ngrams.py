@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import el_attention
 from el_attention.fairseq_plugin.ngrams import NGramBlock
+from random_case import Repeats
 from tiny import PLANS, assert_same, batch, build, dictionary, generator_of, prompts
 
 SEEDS = {"transformer": 3, "bart": 1, "lm": 0}  # whose hypotheses are long and repetitive
@@ -107,3 +108,37 @@ def test_a_prompt_that_repeats_itself_is_kept_and_counts() -> None:
             tokens = hypothesis["tokens"].tolist()
             assert tokens[:6] == forced and math.isfinite(hypothesis["score"])
             assert not any(repeats(tokens[:end], 2) for end in range(7, len(tokens) + 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "more"),
+    [
+        ("transformer", 1, {}),
+        ("bart", 1, {"diverse_beam_groups": 2}),
+        ("lm", 1, {}),
+        ("lm", 2, {"diversity_rate": 0.3, "unkpen": 0.5}),
+    ],
+)
+def test_ngrams_of_a_prefix_do_not_count_where_they_are_left_out(family, size, more) -> None:
+    """Stock gets every sentence alone, with a block that knows the length of its prefix."""
+    symbols = dictionary()
+    model = build(family, symbols, seed=SEEDS[family])
+    chosen = {**options(size), "max_len_b": 12, **more}
+    sample, lengths = batch(symbols, [5] * 4), (6, 1, 0 if family != "lm" else 2, 3)
+    prefix = prompts(symbols, lengths)
+    expected = []
+    for sentence, length in enumerate(lengths):
+        stock = generator_of([model], symbols, chosen)
+        stock.repeat_ngram_blocker = Repeats(size, symbols.eos(), stock.search, length)
+        tokens = sample["net_input"]["src_tokens"][sentence : sentence + 1]
+        alone = {"net_input": {"src_tokens": tokens, "src_lengths": torch.tensor([5])}}
+        own = prefix[sentence : sentence + 1, :length] if length else None
+        expected += stock.generate(None, alone, prefix_tokens=own)
+    ours: Any = el_attention.convert(generator_of([model], symbols, chosen))
+    counted = ours.generate(None, sample, prefix_tokens=prefix)
+    ours.el_ngrams_after_prefix = True
+    got = ours.generate(None, sample, prefix_tokens=prefix)
+    assert_same(expected, got)
+    assert [h["tokens"].tolist() for s in counted for h in s] != [
+        h["tokens"].tolist() for s in got for h in s
+    ]
