@@ -1,18 +1,19 @@
 """Command line of the package: the doctor, the path for ``--user-dir``, and its tools."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import el_attention
-from el_attention.cli import convert_checkpoint, doctor, plan
+from el_attention.cli import convert_checkpoint, doctor, generate, plan
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of ``el-attention``; the reference of its options is made from it."""
     command_line = argparse.ArgumentParser(
         prog="el-attention",
-        description="Checks this installation of EL-attention, prints its --user-dir path, shows "
-        "which plan it would choose, or converts checkpoints.",
+        description="Checks this installation of EL-attention, prints its --user-dir path, "
+        "generates for a corpus, shows which plan it would choose, or converts checkpoints.",
     )
     command_line.add_argument(
         "--version", action="version", version=f"el-attention {el_attention.__version__}"
@@ -26,6 +27,16 @@ def parser() -> argparse.ArgumentParser:
         "user-dir",
         help="print the path alone, for fairseq-generate --user-dir $(el-attention user-dir)",
     )
+    generating = commands.add_parser(
+        "generate", help="hypotheses for all rows of a file, with a model of Transformers"
+    )
+    generate.add_arguments(generating)
+    generating.set_defaults(run=generate.run)
+    merging = commands.add_parser(
+        "merge", help="one file of the outputs of generate --shard, with each row once"
+    )
+    generate.add_merge_arguments(merging)
+    merging.set_defaults(run=generate.run_merge)
     planning = commands.add_parser(
         "plan", help="memory, speed and choice of plans for a model on a device, predicted"
     )
@@ -47,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
 
     Returns:
-        The exit status: 1 if the doctor finds that the plugin cannot be used, else 0.
+        The exit status: 1 if the doctor finds that the plugin cannot be used or a corpus cannot be
+        generated for, 130 after an interrupt, else 0.
 
     Raises:
         SystemExit: for ``--help`` and ``--version`` (status 0) and wrong arguments (status 2).
@@ -61,6 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(options.run(options))
         except ValueError as error:
             options.refuse(str(error))
+        return 0
+    if options.command in ("generate", "merge"):
+        try:
+            print(options.run(options))
+        except KeyboardInterrupt:
+            print("\nstopped; the same command continues", file=sys.stderr)
+            return 130
+        except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+            print(f"el-attention {options.command}: {error}", file=sys.stderr)
+            return 1
         return 0
     findings = doctor.collect()
     print(doctor.render(findings))

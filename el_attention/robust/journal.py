@@ -137,7 +137,7 @@ class Journal:
         lines = self._lines()
         header = next(lines, b"")
         if header:
-            self._compare(self._settings_in(header), settings)
+            self._compare(_settings_in(self.path, header), settings)
             self._end = len(header)
             self._key = _key_of(header)
             for number, line in enumerate(lines, 2):
@@ -151,7 +151,7 @@ class Journal:
             line = MAGIC + _checksum(text) + b" " + text
             self._write(line)
             self._key = _key_of(line + b"\n")
-            _sync_folder(self.path.absolute().parent)
+            sync_folder(self.path.absolute().parent)
 
     def _lines(self) -> Iterator[bytes]:
         """Yields the whole lines of the file, ends included.
@@ -173,15 +173,6 @@ class Journal:
         except OSError as error:
             raise self._cannot("be read", error) from error
 
-    def _settings_in(self, header: bytes) -> dict[str, str]:
-        try:
-            return dict(json.loads(_checked(header.removeprefix(MAGIC))))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(
-                f"journal {self.path}: line 1, the settings of the run, is damaged ({error}); give "
-                "another file, or delete this one to begin anew"
-            ) from error
-
     def _take_in(self, number: int, line: bytes) -> None:
         try:
             values, moment = json.loads(_checked(line, self._key))
@@ -193,18 +184,11 @@ class Journal:
         self.recovered += len(entries)
 
     def _compare(self, recorded: dict[str, str], settings: dict[str, str]) -> None:
-        pairs = {x: (recorded.get(x), settings.get(x)) for x in {**recorded, **settings}}
-        differences = [
-            f"{name} was {_short(theirs)} there and is {_short(ours)} here"
-            for name, (theirs, ours) in pairs.items()
-            if theirs != ours
-        ]
-        if differences:
-            more = len(differences) - _SHOWN
+        found = differences(recorded, settings)
+        if found:
             raise ValueError(
-                f"journal {self.path}: it is of another run: {'; '.join(differences[:_SHOWN])}"
-                f"{f'; and {more} more' if more > 0 else ''}; give another file, or delete this "
-                "one to begin anew"
+                f"journal {self.path}: it is of another run: {found}; give another file, or delete "
+                "this one to begin anew"
             )
 
     def _write(self, text: bytes) -> None:
@@ -250,6 +234,42 @@ class Journal:
         )
 
 
+def differences(recorded: Mapping[str, str], settings: Mapping[str, str]) -> str:
+    """Names what differs between the settings of two runs; empty if nothing does."""
+    pairs = {x: (recorded.get(x), settings.get(x)) for x in {**recorded, **settings}}
+    found = [
+        f"{name} was {_short(theirs)} there and is {_short(ours)} here"
+        for name, (theirs, ours) in pairs.items()
+        if theirs != ours
+    ]
+    more = len(found) - _SHOWN
+    return "; ".join(found[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def settings_of(path: Path) -> dict[str, str]:
+    """Returns the settings that a journal begins with.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if the file is no journal, or its first line is damaged.
+    """
+    with open(path, "rb") as file:
+        header = file.readline()
+    if not header.startswith(MAGIC):
+        raise ValueError(f"journal {path}: is no journal")
+    return _settings_in(path, header)
+
+
+def _settings_in(path: Path, header: bytes) -> dict[str, str]:
+    try:
+        return dict(json.loads(_checked(header.removeprefix(MAGIC))))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"journal {path}: line 1, the settings of the run, is damaged ({error}); give "
+            "another file, or delete this one to begin anew"
+        ) from error
+
+
 def _left_behind(path: str) -> None:
     logger.warning(f"journal {path}: left where it was pickled; what is done here is not recorded")
 
@@ -284,8 +304,8 @@ def _short(value: str | None) -> str:
     return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}..."
 
 
-def _sync_folder(path: Path) -> None:
-    """Lets a new file's name survive, too."""
+def sync_folder(path: Path) -> None:
+    """Brings the names in a folder to disk, so that a new file's name survives, too."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

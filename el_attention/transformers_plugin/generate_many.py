@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
-from transformers.generation import GenerationMixin
 
 from el_attention.robust.description import digest
 from el_attention.robust.journal import Entry, Journal
-from el_attention.robust.memory import is_out_of_memory, release
-from el_attention.robust.splitting import in_parts
-from el_attention.transformers_plugin.batches import Batches
-from el_attention.transformers_plugin.options import Options
-from el_attention.transformers_plugin.run_key import run_settings
-from el_attention.transformers_plugin.texts import Reader
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What was generated for one text.
-
-    Attributes:
-        texts: decoded, without special tokens, one for each hypothesis, the best first; empty if
-            nothing was generated.
-        tokens: of each hypothesis, as `generate` returns them for the text alone, but for the
-            prompt of a language model.
-        scores: of each hypothesis, in beam search with `output_scores=True`; else None.
-        reason: why nothing was generated, or None.
-    """
-
-    texts: tuple[str, ...] = ()
-    tokens: tuple[tuple[int, ...], ...] = ()
-    scores: tuple[float, ...] | None = None
-    reason: str | None = None
-
-    @property
-    def text(self) -> str | None:
-        """The best hypothesis, or None if nothing was generated."""
-        return self.texts[0] if self.texts else None
+from el_attention.transformers_plugin.text_generator import Generated, TextGenerator
 
 
 def generate_many(
@@ -95,54 +60,48 @@ def generate_many(
         TypeError: if `model`, `tokenizer` or `texts` is something else.
         ValueError: if an option is contradictory, or the journal is of another run.
     """
-    if not (isinstance(model, PreTrainedModel) and isinstance(model, GenerationMixin)):
-        raise TypeError(f"generate_many: expected a model that generates, got {_kind(model)}")
-    if model.main_input_name != "input_ids":
-        raise TypeError(
-            f"generate_many: expected a model that reads tokens, got {_kind(model)}, which reads "
-            f"{model.main_input_name}"
-        )
-    if model.training:
-        raise ValueError("generate_many: expected a model in evaluation mode: model.eval()")
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-        raise TypeError(f"generate_many: expected texts in a list, got {_kind(texts)}")
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    if not (callable(tokenizer) and hasattr(tokenizer, "decode")):
-        raise TypeError(f"generate_many: expected a tokenizer, got {_kind(tokenizer)}")
+        raise TypeError(f"generate_many: expected texts in a list, got {type(texts).__name__}")
     for name, value in (("batch_size", batch_size), ("memory_budget", memory_budget)):
         if value is not None and value < 1:
             raise ValueError(f"generate_many: {name}: expected at least 1, got {value}")
+    generator = TextGenerator(model, tokenizer, options, truncation=truncation, seed=seed)
     with ExitStack() as stack:
-        run = _Run(model, tokenizer, Options(model, options), seed)
+        run = _Run(generator)
         if journal is not None:
-            settings = run_settings(model, tokenizer, options, seed)
-            run.journal = stack.enter_context(closing(Journal(Path(journal), settings)))
-        reader = Reader(model, tokenizer, run.options, truncation)
-        batches = Batches(model, run.options, batch_size, memory_budget)
-        inputs = [reader.read(text) for text in texts]
-        bar = stack.enter_context(tqdm(total=len(inputs), disable=not progress, unit="text"))
-        return run.generate(inputs, batches, bar)
+            opened = Journal(Path(journal), generator.settings())
+            run.journal = stack.enter_context(closing(opened))
+        results, waiting = run.recall(generator.read(text) for text in texts)
+        bar = stack.enter_context(
+            tqdm(total=len(results) + len(waiting), disable=not progress, unit="text")
+        )
+        bar.update(len(results))
+        lengths = {place: len(tokens) for place, tokens in waiting.items()}
+        for batch in generator.batches(lengths, batch_size, memory_budget):
+            results |= run.generate({place: waiting[place] for place in batch})
+            bar.update(len(batch))
+        return [results[place] for place in range(len(results))]
 
 
 class _Run:
-    """All that a run needs and changes.
+    """A generation that keeps what is finished.
 
     Attributes:
-        options: of `generate`.
         journal: of finished texts, or None.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, options: Options, seed: int) -> None:
-        self.options = options
+    def __init__(self, generator: TextGenerator) -> None:
         self.journal: Journal | None = None
-        self._model, self._tokenizer, self._seed = model, tokenizer, seed
-        known = (model.config.pad_token_id, getattr(tokenizer, "pad_token_id", None), 0)
-        self._padding = next(token for token in known if token is not None)
+        self._generator = generator
 
-    def generate(
-        self, inputs: Sequence[list[int] | str], batches: Batches, bar: Any
-    ) -> list[Generated]:
-        """Generates for tokens; text in their place is the reason why nothing is generated."""
+    def recall(
+        self, inputs: Iterable[list[int] | str]
+    ) -> tuple[dict[int, Generated], dict[int, list[int]]]:
+        """Returns what is known, and the tokens of the other texts, by place.
+
+        Args:
+            inputs: tokens, or the reason why nothing is generated.
+        """
         results: dict[int, Generated] = {}
         waiting: dict[int, list[int]] = {}
         for place, tokens in enumerate(inputs):
@@ -154,30 +113,11 @@ class _Run:
                 waiting[place] = tokens
             else:
                 results[place] = recorded
-        bar.update(len(results))
-        for batch in batches.of({place: len(tokens) for place, tokens in waiting.items()}):
-            results |= self._batch({place: waiting[place] for place in batch})
-            bar.update(len(batch))
-        return [results[place] for place in range(len(inputs))]
+        return results, waiting
 
-    def _batch(self, rows: dict[int, list[int]]) -> dict[int, Generated]:
+    def generate(self, rows: dict[int, list[int]]) -> dict[int, Generated]:
         """Generates for the tokens of some places."""
-        places = list(rows)
-
-        def work(part: range) -> list[Generated]:
-            try:
-                return self._attempt({places[index]: rows[places[index]] for index in part})
-            except Exception as error:
-                if len(part) > 1 or not is_out_of_memory(error):
-                    raise
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # Only here: before, the error's traceback held the tensors of the attempt.
-            release()
-            return [Generated(reason=f"out of memory with this text alone: {reason}")]
-
-        longest = max(map(len, rows.values()))
-        size = f"texts of {longest} tokens, beam {self.options.beam}"
-        found = dict(zip(places, in_parts(work, len(places), size, lambda: None), strict=True))
+        found = self._generator.generate(rows)
         done = {place: result for place, result in found.items() if result.reason is None}
         if self.journal is not None and done:
             self.journal.add(
@@ -187,60 +127,6 @@ class _Run:
                 ]
             )
         return found
-
-    def _attempt(self, rows: dict[int, list[int]]) -> list[Generated]:
-        tokens, mask = self._padded(list(rows.values()))
-        with ExitStack() as stack:
-            if self.options.draws:
-                (place,) = rows
-                devices = [self._model.device] if self._model.device.type == "cuda" else []
-                stack.enter_context(torch.random.fork_rng(devices))
-                torch.manual_seed(seed_of(self._seed, place))
-            output = self._model.generate(
-                input_ids=tokens,
-                attention_mask=mask,
-                **{**self.options.given, "return_dict_in_generate": self.options.keeps_scores},
-            )
-        values = None
-        if self.options.keeps_scores:
-            scores, output = output.get("sequences_scores"), output.sequences
-            values = None if scores is None else scores.tolist()
-        sequences = output.tolist()
-        each = len(sequences) // len(rows)
-        results = []
-        for first in range(0, len(sequences), each):
-            own = slice(first, first + each)
-            hypotheses = [self._cut(sequence, tokens.size(1)) for sequence in sequences[own]]
-            results.append(self._decoded(hypotheses, None if values is None else values[own]))
-        return results
-
-    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Returns tokens and the mask of those that are no padding, int64 [texts, tokens]."""
-        longest = max(map(len, rows))
-        tokens = torch.full((len(rows), longest), self._padding)
-        mask = torch.zeros_like(tokens)
-        for index, row in enumerate(rows):
-            left = 0 if self._model.config.is_encoder_decoder else longest - len(row)
-            tokens[index, left : left + len(row)] = torch.tensor(row)
-            mask[index, left : left + len(row)] = 1
-        return tokens.to(self._model.device), mask.to(self._model.device)
-
-    def _cut(self, sequence: list[int], prompt: int) -> list[int]:
-        """Cuts the padding behind a hypothesis, and the prompt of a language model."""
-        begin = self.options.decoder_prompt
-        if not self._model.config.is_encoder_decoder:
-            sequence, begin = sequence[prompt:], 0
-        ends = (i for i in range(begin, len(sequence)) if sequence[i] in self.options.ends)
-        return sequence[: next(ends, len(sequence)) + 1]
-
-    def _decoded(
-        self, hypotheses: Sequence[Sequence[int]], scores: Sequence[float] | None
-    ) -> Generated:
-        return Generated(
-            texts=tuple(self._tokenizer.decode(x, skip_special_tokens=True) for x in hypotheses),
-            tokens=tuple(map(tuple, hypotheses)),
-            scores=None if scores is None else tuple(scores),
-        )
 
     def _recorded(self, place: int, tokens: list[int]) -> Generated | None:
         if self.journal is None:
@@ -253,22 +139,10 @@ class _Run:
         except ValueError as error:
             self.journal.damaged(entry.line, str(error))
             return None
-        return self._decoded(hypotheses, scores)
+        return self._generator.decoded(hypotheses, scores)
 
     def _key(self, place: int, tokens: list[int]) -> str:
-        return digest([place, tokens] if self.options.draws else tokens)
-
-
-def seed_of(seed: int, place: int) -> int:
-    """Returns the seed of what is drawn for a text.
-
-    Args:
-        seed: of the run.
-        place: of the text among all, from 0.
-    """
-    return int.from_bytes(
-        hashlib.blake2b(f"{seed} {place}".encode(), digest_size=7).digest(), "big"
-    )
+        return digest([place, tokens] if self._generator.options.draws else tokens)
 
 
 def _checked(entry: Entry) -> tuple[list[list[int]], list[float] | None]:
@@ -283,7 +157,3 @@ def _checked(entry: Entry) -> tuple[list[list[int]], list[float] | None]:
         ) and (scores is None or isinstance(scores, list)):
             return hypotheses, scores
     raise ValueError("expected hypotheses")
-
-
-def _kind(thing: object) -> str:
-    return type(thing).__name__

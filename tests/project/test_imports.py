@@ -103,6 +103,15 @@ def test_each_front_end_imports_its_framework_only(mine, others) -> None:
         assert not {x for x in found if x.split(".")[:2] == FRONT_ENDS[others].split(".")}, name
 
 
+def test_corpora_reach_the_front_ends_by_their_public_names_only() -> None:
+    names = [name for name in modules() if name.split(".")[1:2] == ["corpus"]]
+    assert names
+    for name in names:
+        found = imports(modules()[name].read_text(encoding="utf-8"))
+        assert not {x for x in found if x.split(".")[0] in FRAMEWORKS}, name
+        assert {x for x in found if x.startswith(FRONT_ENDS)} <= {*FRONT_ENDS}, name
+
+
 def test_the_walk_finds_what_it_is_to_find() -> None:
     source = (
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import one\nelse:\n"

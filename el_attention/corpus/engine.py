@@ -1,0 +1,193 @@
+"""A loaded model that generates for rows, and what it is made of in any process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from el_attention.cost import FRAGMENTATION
+from el_attention.robust.memory import free_bytes
+
+logger = logging.getLogger(__name__)
+
+# What any model can read: generation for it tells options that are wrong from rows that are.
+_TRIAL = "a"
+
+# Tokens of rows that are generated together, by place.
+Batch = dict[int, list[int]]
+
+
+class Answer(NamedTuple):
+    """What was generated for a row (JSON).
+
+    Attributes:
+        hypotheses: text of each, the best first.
+        scores: of each, or None.
+        reason: why there is none, or None.
+    """
+
+    hypotheses: list[str]
+    scores: list[float] | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an engine is made of; it can be pickled.
+
+    Attributes:
+        model: folder of a model of Transformers, or name that it knows.
+        options: of `generate`.
+        device: "cpu", "cuda" or one such as "cuda:1"; None for a GPU if there is one.
+        dtype: of the model, such as "float32"; None for that of its weights.
+        plan: of its attention: "auto", "expanded-query" or "shared-projection".
+        batch_size: rows of a batch, at most; None for what the memory holds.
+        truncation: whether texts that are too long are cut; else nothing is generated for them.
+        seed: with sampling, decides together with the place of a row what is drawn for it.
+    """
+
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    dtype: str | None = None
+    plan: str = "auto"
+    batch_size: int | None = None
+    truncation: bool = False
+    seed: int = 0
+
+    def device_of(self, worker: int) -> str:
+        """Returns the device of one of several processes, which take the GPUs in turns."""
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return f"cuda:{worker % torch.cuda.device_count()}" if device == "cuda" else device
+
+    def sharing(self, workers: int) -> int:
+        """Returns how many of some processes share one device, at most."""
+        return -(-workers // len({self.device_of(worker) for worker in range(workers)}))
+
+
+class Engine:
+    """A loaded model."""
+
+    def __init__(self, recipe: Recipe, worker: int = 0) -> None:
+        """Loads the model, and generates once.
+
+        Args:
+            recipe: see there.
+            worker: number of this process among several.
+
+        Raises:
+            ImportError: if Transformers is not there.
+            TypeError: if the model is none that reads tokens and generates.
+            ValueError: if the model does not load, or does not generate with these options.
+        """
+        from el_attention import transformers_plugin
+
+        self._recipe = recipe
+        device = recipe.device_of(worker)
+        model, tokenizer = transformers_plugin.load(recipe.model, device, recipe.dtype)
+        self._device = model.device
+        self._model = transformers_plugin.convert(model, recipe.plan)
+        self._generator = transformers_plugin.TextGenerator(
+            self._model, tokenizer, recipe.options, truncation=recipe.truncation, seed=recipe.seed
+        )
+        self._try()
+
+    def settings(self) -> dict[str, str]:
+        """Describes what results depend on, but for the rows.
+
+        Raises:
+            ValueError: if there is something that cannot be told apart in another run.
+        """
+        return {**self._generator.settings(), "truncation": str(self._recipe.truncation)}
+
+    def free(self) -> int:
+        """Returns the bytes that are free on the device."""
+        return free_bytes(self._device)
+
+    def share(self, processes: int) -> int:
+        """Returns the bytes that are free for each of some processes with this model."""
+        weights = sum(tensor.nbytes for tensor in self._model.state_dict().values())
+        free = self.free() * (1 - FRAGMENTATION) - (processes - 1) * weights
+        return max(1, int(free / processes))
+
+    def limit(self, memory_budget: int) -> None:
+        """Sets the bytes for states and temporaries of a batch, and for the choice of plans."""
+        from el_attention import transformers_plugin
+
+        transformers_plugin.convert(self._model, self._recipe.plan, memory_budget)
+
+    def fix(
+        self, texts: Mapping[int, object], memory_budget: int
+    ) -> tuple[list[Batch], dict[int, str]]:
+        """Puts rows into batches, which depend on nothing but the arguments.
+
+        Args:
+            texts: by place.
+            memory_budget: bytes for states and temporaries of a batch.
+
+        Returns:
+            The batches; and why nothing is generated for the other rows.
+
+        Raises:
+            ValueError: if no formula for the memory is known, and no batch size.
+        """
+        tokens, reasons = {}, {}
+        for place, text in texts.items():
+            read = self._generator.read(text)
+            if isinstance(read, str):
+                reasons[place] = read
+            else:
+                tokens[place] = read
+        lengths = {place: len(row) for place, row in tokens.items()}
+        batches = self._generator.batches(lengths, self._recipe.batch_size, memory_budget)
+        return [{place: tokens[place] for place in batch} for batch in batches], reasons
+
+    def generate(self, batch: Batch) -> dict[int, Answer]:
+        """Generates for a batch; a row that fails alone gets a reason.
+
+        Raises:
+            RuntimeError: if the device does not work any more.
+        """
+        try:
+            found = self._generator.generate(batch)
+        except Exception as error:
+            if "CUDA error" in str(error):
+                raise  # all that follows in this process would fail, too
+            reason = f"{type(error).__name__}: {error}"
+        else:
+            return {place: _answer(result) for place, result in found.items()}
+        if len(batch) == 1:
+            return dict.fromkeys(batch, Answer([], None, f"the model fails with it: {reason}"))
+        logger.warning(f"a batch of {len(batch)} rows fails, each is tried alone; {reason}")
+        answers: dict[int, Answer] = {}
+        for place, tokens in batch.items():
+            answers |= self.generate({place: tokens})
+        return answers
+
+    def _try(self) -> None:
+        """Generates once, so that what is wrong with all rows is no fault of one.
+
+        Raises:
+            ValueError: if that fails.
+        """
+        tokens = self._generator.read(_TRIAL)
+        if isinstance(tokens, str):
+            return
+        try:
+            reason = self._generator.generate({0: tokens})[0].reason
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason is not None:
+            raise ValueError(
+                f"model {self._recipe.model}: cannot generate with the options "
+                f"{dict(self._recipe.options)}: {reason}"
+            )
+
+
+def _answer(result: Any) -> Answer:
+    scores = None if result.scores is None else list(result.scores)
+    return Answer(list(result.texts), scores, result.reason)

@@ -1,0 +1,214 @@
+"""One model, one tokenizer, one set of options: texts become tokens, batches and hypotheses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.generation import GenerationMixin
+
+from el_attention.robust.memory import is_out_of_memory, release
+from el_attention.robust.splitting import in_parts
+from el_attention.transformers_plugin.batches import Batches
+from el_attention.transformers_plugin.options import Options
+from el_attention.transformers_plugin.run_key import run_settings
+from el_attention.transformers_plugin.texts import Reader
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated for one text.
+
+    Attributes:
+        texts: decoded, without special tokens, one for each hypothesis, the best first; empty if
+            nothing was generated.
+        tokens: of each hypothesis, as `generate` returns them for the text alone, but for the
+            prompt of a language model.
+        scores: of each hypothesis, in beam search with `output_scores=True`; else None.
+        reason: why nothing was generated, or None.
+    """
+
+    texts: tuple[str, ...] = ()
+    tokens: tuple[tuple[int, ...], ...] = ()
+    scores: tuple[float, ...] | None = None
+    reason: str | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The best hypothesis, or None if nothing was generated."""
+        return self.texts[0] if self.texts else None
+
+
+class TextGenerator:
+    """All that generation for texts depends on, but for the texts.
+
+    A text is known by its place among all texts of a run, from 0.
+
+    Attributes:
+        options: of `generate`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        options: Mapping[str, Any],
+        *,
+        truncation: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Takes what `generate_many` takes; see there.
+
+        Raises:
+            TypeError: if `model` or `tokenizer` is something else.
+            ValueError: if an option is contradictory, or the model is in training.
+        """
+        if not (isinstance(model, PreTrainedModel) and isinstance(model, GenerationMixin)):
+            raise TypeError(f"generate_many: expected a model that generates, got {_kind(model)}")
+        if model.main_input_name != "input_ids":
+            raise TypeError(
+                f"generate_many: expected a model that reads tokens, got {_kind(model)}, which "
+                f"reads {model.main_input_name}"
+            )
+        if model.training:
+            raise ValueError("generate_many: expected a model in evaluation mode: model.eval()")
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        if not (callable(tokenizer) and hasattr(tokenizer, "decode")):
+            raise TypeError(f"generate_many: expected a tokenizer, got {_kind(tokenizer)}")
+        self.options = Options(model, options)
+        self._model, self._tokenizer, self._seed = model, tokenizer, seed
+        self._reader = Reader(model, tokenizer, self.options, truncation)
+        known = (model.config.pad_token_id, getattr(tokenizer, "pad_token_id", None), 0)
+        self._padding = next(token for token in known if token is not None)
+
+    def settings(self) -> dict[str, str]:
+        """Describes what the results for all texts depend on, see `run_settings`.
+
+        Raises:
+            ValueError: if there is something that cannot be told apart in another run.
+        """
+        return run_settings(self._model, self._tokenizer, self.options.given, self._seed)
+
+    def read(self, text: object) -> list[int] | str:
+        """Returns the tokens of a text, or why nothing is generated for it."""
+        return self._reader.read(text)
+
+    def batches(
+        self, lengths: Mapping[int, int], batch_size: int | None, memory_budget: int | None
+    ) -> Iterator[list[int]]:
+        """Yields the places of texts that are generated together, the longest texts first.
+
+        Args:
+            lengths: tokens of each text, by its place.
+            batch_size: texts of a batch, at most; None for what the memory holds.
+            memory_budget: bytes; None for the budget that the model was converted with or, without
+                one, for what is free.
+
+        Raises:
+            ValueError: if no formula for the memory is known, and no `batch_size`.
+        """
+        return Batches(self._model, self.options, batch_size, memory_budget).of(lengths)
+
+    def generate(self, rows: Mapping[int, list[int]]) -> dict[int, Generated]:
+        """Generates for a batch, or for halves of it where it does not fit.
+
+        Args:
+            rows: tokens of each text, by its place.
+
+        Returns:
+            A result for each text, by its place; where memory does not suffice for a text alone,
+            it says so.
+        """
+        places = list(rows)
+
+        def work(part: range) -> list[Generated]:
+            try:
+                return self._attempt({places[index]: rows[places[index]] for index in part})
+            except Exception as error:
+                if len(part) > 1 or not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Only here: before, the error's traceback held the tensors of the attempt.
+            release()
+            return [Generated(reason=f"out of memory with this text alone: {reason}")]
+
+        longest = max(map(len, rows.values()))
+        size = f"texts of {longest} tokens, beam {self.options.beam}"
+        return dict(zip(places, in_parts(work, len(places), size, lambda: None), strict=True))
+
+    def decoded(
+        self, hypotheses: Sequence[Sequence[int]], scores: Sequence[float] | None
+    ) -> Generated:
+        """Returns the result of a text, of the tokens and scores of its hypotheses."""
+        return Generated(
+            texts=tuple(self._tokenizer.decode(x, skip_special_tokens=True) for x in hypotheses),
+            tokens=tuple(map(tuple, hypotheses)),
+            scores=None if scores is None else tuple(scores),
+        )
+
+    def _attempt(self, rows: dict[int, list[int]]) -> list[Generated]:
+        tokens, mask = self._padded(list(rows.values()))
+        with ExitStack() as stack:
+            if self.options.draws:
+                (place,) = rows
+                devices = [self._model.device] if self._model.device.type == "cuda" else []
+                stack.enter_context(torch.random.fork_rng(devices))
+                torch.manual_seed(seed_of(self._seed, place))
+            output = self._model.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                **{**self.options.given, "return_dict_in_generate": self.options.keeps_scores},
+            )
+        values = None
+        if self.options.keeps_scores:
+            scores, output = output.get("sequences_scores"), output.sequences
+            values = None if scores is None else scores.tolist()
+        sequences = output.tolist()
+        each = len(sequences) // len(rows)
+        results = []
+        for first in range(0, len(sequences), each):
+            own = slice(first, first + each)
+            hypotheses = [self._cut(sequence, tokens.size(1)) for sequence in sequences[own]]
+            results.append(self.decoded(hypotheses, None if values is None else values[own]))
+        return results
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Returns tokens and the mask of those that are no padding, int64 [texts, tokens]."""
+        longest = max(map(len, rows))
+        tokens = torch.full((len(rows), longest), self._padding)
+        mask = torch.zeros_like(tokens)
+        for index, row in enumerate(rows):
+            left = 0 if self._model.config.is_encoder_decoder else longest - len(row)
+            tokens[index, left : left + len(row)] = torch.tensor(row)
+            mask[index, left : left + len(row)] = 1
+        return tokens.to(self._model.device), mask.to(self._model.device)
+
+    def _cut(self, sequence: list[int], prompt: int) -> list[int]:
+        """Cuts the padding behind a hypothesis, and the prompt of a language model."""
+        begin = self.options.decoder_prompt
+        if not self._model.config.is_encoder_decoder:
+            sequence, begin = sequence[prompt:], 0
+        ends = (i for i in range(begin, len(sequence)) if sequence[i] in self.options.ends)
+        return sequence[: next(ends, len(sequence)) + 1]
+
+
+def seed_of(seed: int, place: int) -> int:
+    """Returns the seed of what is drawn for a text.
+
+    Args:
+        seed: of the run.
+        place: of the text among all, from 0.
+    """
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed} {place}".encode(), digest_size=7).digest(), "big"
+    )
+
+
+def _kind(thing: object) -> str:
+    return type(thing).__name__
