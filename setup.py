@@ -48,7 +48,7 @@ def sources(*patterns: str) -> list[str]:
     return [path for pattern in patterns for path in sorted(glob(pattern, root_dir=here))]
 
 
-def obstacle() -> str | None:
+def unsupported() -> str | None:
     """Why nothing can be compiled here, or None."""
     compiler = os.environ.get("CXX", "c++")
     if not shutil.which(compiler.split()[0]):
@@ -193,7 +193,7 @@ def pure(reason: str) -> dict[str, Any]:
     class Explain(build_ext):
         def run(self) -> None:
             say(f"no compiled operators: {reason}")
-            leave_note(self, obstacle=reason)
+            leave_note(self, unsupported=reason)
 
     return {"ext_modules": [Extension(NAME, [])], "cmdclass": {"build_ext": Explain}}
 
@@ -206,5 +206,5 @@ def leave_note(command: build_ext, **note: str) -> None:
 
 
 if __name__ == "__main__":
-    reason = obstacle()
+    reason = unsupported()
     setup(**(compiled() if reason is None else pure(reason)))

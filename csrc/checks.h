@@ -34,14 +34,15 @@ inline void check_like(const at::Tensor& tensor, const char* name, int64_t index
               tensor.sizes());
 }
 
-// A piece of the row axis, [R, C, K, width] of any row, column and head strides.
-inline void check_piece(const at::Tensor& piece, const char* name, int64_t index,
-                        const at::Tensor& query, int64_t key_heads, int64_t width) {
-  check_like(piece, name, index, 4, query.scalar_type(), query.device());
-  TORCH_CHECK(piece.size(2) == key_heads && piece.size(3) == width, name, "[", index,
-              "]: expected [rows, columns, ", key_heads, ", ", width, "], got ", piece.sizes());
-  TORCH_CHECK(piece.stride(3) == 1 || width <= 1, name, "[", index,
-              "]: expected a contiguous last dimension (stride 1), got strides ", piece.strides());
+// A segment of the row axis, [R, C, K, width] of any row, column and head strides.
+inline void check_segment(const at::Tensor& segment, const char* name, int64_t index,
+                          const at::Tensor& query, int64_t kv_heads, int64_t width) {
+  check_like(segment, name, index, 4, query.scalar_type(), query.device());
+  TORCH_CHECK(segment.size(2) == kv_heads && segment.size(3) == width, name, "[", index,
+              "]: expected [rows, columns, ", kv_heads, ", ", width, "], got ", segment.sizes());
+  TORCH_CHECK(segment.stride(3) == 1 || width <= 1, name, "[", index,
+              "]: expected a contiguous last dimension (stride 1), got strides ",
+              segment.strides());
 }
 
 inline void check_visible(const std::optional<at::Tensor>& visible, const at::Tensor& query,
@@ -80,18 +81,18 @@ inline Sizes check_keys(const at::Tensor& query, at::TensorList keys, at::Tensor
   TORCH_CHECK(query.dim() == 4 && query.size(3) >= 1,
               "query: expected [groups, beam, heads, width], width at least 1, got ",
               query.sizes());
-  const auto pieces = static_cast<int64_t>(keys.size());
-  TORCH_CHECK(pieces >= 1 && pieces <= kMaxPieces, "keys: expected 1 to ", kMaxPieces,
-              " pieces, got ", pieces);
-  TORCH_CHECK(static_cast<int64_t>(columns.size()) == pieces, "columns: expected ", pieces,
-              " tensors, one for each piece of keys, got ", columns.size());
-  TORCH_CHECK(keys[0].dim() == 4, "keys[0]: expected [rows, columns, key heads, width], got ",
+  const auto segments = static_cast<int64_t>(keys.size());
+  TORCH_CHECK(segments >= 1 && segments <= kMaxSegments, "keys: expected 1 to ", kMaxSegments,
+              " segments, got ", segments);
+  TORCH_CHECK(static_cast<int64_t>(columns.size()) == segments, "columns: expected ", segments,
+              " tensors, one for each segment of keys, got ", columns.size());
+  TORCH_CHECK(keys[0].dim() == 4, "keys[0]: expected [rows, columns, kv_heads, width], got ",
               keys[0].sizes());
   Sizes sizes{query.size(0), query.size(1), query.size(2), keys[0].size(2), query.size(3), 0, 0};
-  TORCH_CHECK(sizes.key_heads == 1 || sizes.key_heads == sizes.heads, "keys: expected 1 or ",
-              sizes.heads, " key heads, got ", sizes.key_heads);
-  for (int64_t i = 0; i < pieces; ++i) {
-    check_piece(keys[i], "keys", i, query, sizes.key_heads, sizes.width);
+  TORCH_CHECK(sizes.kv_heads == 1 || sizes.kv_heads == sizes.heads, "keys: expected 1 or ",
+              sizes.heads, " kv heads, got ", sizes.kv_heads);
+  for (int64_t i = 0; i < segments; ++i) {
+    check_segment(keys[i], "keys", i, query, sizes.kv_heads, sizes.width);
     check_like(columns[i], "columns", i, 1, at::kLong, query.device());
     TORCH_CHECK(columns[i].size(0) == sizes.groups, "columns[", i, "]: expected ", sizes.groups,
                 " sentences, got ", columns[i].size(0));
@@ -106,13 +107,13 @@ inline Sizes check_attend(const at::Tensor& query, at::TensorList keys, at::Tens
                           const std::optional<at::Tensor>& bias) {
   Sizes sizes = check_keys(query, keys, columns);
   TORCH_CHECK(values.size() == keys.size(), "values: expected ", keys.size(),
-              " tensors, one for each piece of keys, got ", values.size());
-  TORCH_CHECK(values[0].dim() == 4, "values[0]: expected [rows, columns, key heads, width], got ",
+              " tensors, one for each segment of keys, got ", values.size());
+  TORCH_CHECK(values[0].dim() == 4, "values[0]: expected [rows, columns, kv_heads, width], got ",
               values[0].sizes());
   sizes.value_width = values[0].size(3);
   for (size_t i = 0; i < values.size(); ++i) {
-    check_piece(values[i], "values", static_cast<int64_t>(i), query, sizes.key_heads,
-                sizes.value_width);
+    check_segment(values[i], "values", static_cast<int64_t>(i), query, sizes.kv_heads,
+                  sizes.value_width);
     TORCH_CHECK(values[i].size(0) == keys[i].size(0) && values[i].size(1) == keys[i].size(1),
                 "values[", i, "]: expected ", keys[i].size(0), " rows and ", keys[i].size(1),
                 " columns as in keys[", i, "], got ", values[i].sizes());

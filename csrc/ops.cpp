@@ -1,9 +1,9 @@
 // The operators of EL-attention: their schemas, and what holds on every device.
 //
-// Notation: G sentences, B beams, H heads, K key heads (1 or H), W key width, V value width, U
-// rows. The rows lie in pieces [R, C, K, W]; sentence g reads column columns[g] of each piece, and
-// rows that no beam of the sentence sees are never read. A row that a beam does not see counts as
-// not there for that beam, whatever it holds.
+// Notation: G sentences, B beams, H heads, K kv heads (1 or H), W key width, V value width, U
+// rows. The rows lie in segments [R, C, K, W]; sentence g reads column columns[g] of each segment,
+// and rows that no beam of the sentence sees are never read. A row that a beam does not see counts
+// as not there for that beam, whatever it holds.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
@@ -81,9 +81,9 @@ TORCH_LIBRARY(el_attention, m) {
   m.def("log_sum_exp(Tensor logits) -> Tensor");
 
   // The best k of the candidates of each sentence, without log-probabilities in memory.  Sentence g
-  // has rows [g * beam, (g + 1) * beam) of logits [N, vocabulary]; candidate b * vocabulary + word
-  // is worth (logits[g * beam + b, word] - lse[g * beam + b]) + scores[g * beam + b], or -inf where
-  // that is NaN.  lse and scores are [N] in the dtype of log_sum_exp.
+  // has rows [g * beam, (g + 1) * beam) of logits [N, vocabulary]; candidate b * vocabulary + token
+  // is worth (logits[g * beam + b, token] - lse[g * beam + b]) + scores[g * beam + b], or -inf
+  // where that is NaN.  lse and scores are [N] in the dtype of log_sum_exp.
   // -> values [N / beam, k] in descending order, in the dtype of lse, and index int64 [N / beam,
   // k];
   //    of equal candidates those of lower index come first.

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../call.h"
 #include "../checks.h"
 #include "dispatch.h"
 
@@ -27,48 +28,9 @@ void check_columns_in_range(at::TensorList columns, at::TensorList keys) {
   }
 }
 
-// The arguments of a call as the kernels read them; keeps alive what had to be copied.
-struct Call {
-  AttendParams params{};
-  at::Tensor query, visible;
-  std::vector<at::Tensor> columns;
-
-  Call(const Sizes& sizes, const at::Tensor& query_in, at::TensorList keys,
-       std::optional<at::TensorList> values, at::TensorList columns_in,
-       const std::optional<at::Tensor>& visible_in, const std::optional<at::Tensor>& bias)
-      : query(query_in.contiguous()) {
-    params.sizes = sizes;
-    params.dtype = query.scalar_type();
-    params.query = query.const_data_ptr();
-    params.piece_count = static_cast<int64_t>(keys.size());
-    for (size_t i = 0; i < keys.size(); ++i) {
-      columns.push_back(columns_in[i].contiguous());
-      Piece& piece = params.pieces[i];
-      piece.columns = columns[i].const_data_ptr<int64_t>();
-      piece.rows = keys[i].size(0);
-      piece.keys = keys[i].const_data_ptr();
-      piece.key_row = keys[i].stride(0);
-      piece.key_column = keys[i].stride(1);
-      piece.key_head = keys[i].stride(2);
-      if (!values.has_value()) continue;
-      const at::Tensor& value = (*values)[i];
-      piece.values = value.const_data_ptr();
-      piece.value_row = value.stride(0);
-      piece.value_column = value.stride(1);
-      piece.value_head = value.stride(2);
-    }
-    if (bias.has_value()) {
-      params.bias = bias->const_data_ptr();
-      params.bias_group = bias->stride(0);
-      params.bias_head = bias->stride(1);
-    }
-    if (!visible_in.has_value()) return;
-    visible = visible_in->stride(2) == 1 ? *visible_in : visible_in->contiguous();
-    params.visible = visible.const_data_ptr<bool>();
-    params.visible_group = visible.stride(0);
-    params.visible_beam = visible.size(1) == 1 ? 0 : visible.stride(1);
-  }
-};
+AttendParams params_of(const Sizes& sizes, const Call& call) {
+  return {sizes, call.query.scalar_type(), call.query.const_data_ptr(), call.rows};
+}
 
 // Memory of `count` parts of `size` elements each.
 struct Parts {
@@ -120,23 +82,23 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
     return {context.zero_(), lse.fill_(-std::numeric_limits<double>::infinity())};
   }
 
-  const Call call(sizes, query, keys, values, columns, visible, bias);
-  const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
-  const Layout layout = kernels.layout(call.params, /*only_scores=*/false);
+  const Call call(query, keys, values, columns, visible, bias);
+  const AttendParams params = params_of(sizes, call);
+  const AttendKernels& kernels = cpu::kernels().attend(params.dtype);
+  const Layout layout = kernels.layout(params, /*only_scores=*/false);
   std::unique_ptr<bool[]> finite(new bool[sizes.groups]);
   const auto combine = [&](int64_t group, void* partials) {
     finite[group] =
-        kernels.combine(call.params, layout, group, partials, context.data_ptr(), lse.data_ptr());
+        kernels.combine(params, layout, group, partials, context.data_ptr(), lse.data_ptr());
   };
   const bool whole = layout.ranges == 1;
   const Parts partials(whole ? 0 : sizes.groups * layout.ranges, layout.partial, options);
-  run_tasks(call.params, kernels, layout, options,
-            [&](int64_t group, int64_t range, const Workspace& memory) {
-              void* partial = whole ? memory.partial[0] : partials[group * layout.ranges + range];
-              kernels.attend(call.params, layout, group, range, memory.packed[0], partial,
-                             memory.scratch[0]);
-              if (whole) combine(group, partial);
-            });
+  run_tasks(
+      params, kernels, layout, options, [&](int64_t group, int64_t range, const Workspace& memory) {
+        void* partial = whole ? memory.partial[0] : partials[group * layout.ranges + range];
+        kernels.attend(params, layout, group, range, memory.packed[0], partial, memory.scratch[0]);
+        if (whole) combine(group, partial);
+      });
   if (!whole) {
     at::parallel_for(0, sizes.groups, 1, [&](int64_t begin, int64_t end) {
       for (int64_t group = begin; group < end; ++group) {
@@ -144,7 +106,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
       }
     });
   }
-  if (call.params.visible_beam == 0) return {context, lse};  // a row is seen by all or by none
+  if (params.rows.visible_beam == 0) return {context, lse};  // a row is seen by all or by none
   // 0 x NaN is not 0. This is rare, so that beams share what they read unless it happens.
   for (int64_t group = 0; group < sizes.groups; ++group) {
     if (finite[group]) continue;
@@ -175,14 +137,15 @@ at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList 
       at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.rows}, lse.options());
   if (weights.numel() == 0) return weights;
 
-  const Call call(sizes, query, keys, std::nullopt, columns, visible, bias);
+  const Call call(query, keys, /*values=*/std::nullopt, columns, visible, bias);
+  const AttendParams params = params_of(sizes, call);
   const at::Tensor base = lse.contiguous();
-  const AttendKernels& kernels = attend_kernels_for(call.params.dtype);
-  const Layout layout = kernels.layout(call.params, /*only_scores=*/true);
-  run_tasks(call.params, kernels, layout, lse.options(),
+  const AttendKernels& kernels = cpu::kernels().attend(params.dtype);
+  const Layout layout = kernels.layout(params, /*only_scores=*/true);
+  run_tasks(params, kernels, layout, lse.options(),
             [&](int64_t group, int64_t range, const Workspace& memory) {
-              kernels.weights(call.params, layout, group, range, memory.packed[0],
-                              base.const_data_ptr(), weights.data_ptr(), memory.scratch[0]);
+              kernels.weights(params, layout, group, range, memory.packed[0], base.const_data_ptr(),
+                              weights.data_ptr(), memory.scratch[0]);
             });
   return weights;
 }

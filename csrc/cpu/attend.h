@@ -5,30 +5,15 @@
 
 #include <cstdint>
 
-#include "../sizes.h"
+#include "../rows.h"
 
 namespace el_attention::cpu {
-
-// A piece of the row axis. Strides count elements.
-struct Piece {
-  const void* keys;        // [rows, C, K, W], AttendParams::dtype
-  const void* values;      // [rows, C, K, V], AttendParams::dtype; for `attend` only
-  const int64_t* columns;  // [G], the column of each sentence
-  int64_t rows;
-  int64_t key_row, key_column, key_head;
-  int64_t value_row, value_column, value_head;
-};
 
 struct AttendParams {
   Sizes sizes;
   c10::ScalarType dtype;
   const void* query;  // [G, B, H, W], contiguous, dtype
-  Piece pieces[kMaxPieces];
-  int64_t piece_count;
-  const bool* visible;  // [G, 1 or B, U], contiguous rows; nullptr where every beam sees every row
-  int64_t visible_group, visible_beam;  // its strides; visible_beam is 0 for [G, 1, U]
-  const void* bias;  // [G, H, U], contiguous rows, accumulation dtype; nullptr for none
-  int64_t bias_group, bias_head;  // its strides
+  Rows rows;
 };
 
 // How a call is cut into tasks. It follows from the sizes alone, so that the number of threads

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "../checks.h"
+#include "../integers.h"
 #include "dispatch.h"
 
 namespace el_attention::cpu {
@@ -21,15 +22,13 @@ constexpr int64_t kSumRange = 4096;  // logits of a task; they stay in L1 betwee
 constexpr int64_t kTasks = 64;       // of `top_candidates`, about
 constexpr int64_t kLeastRange = 16 * 1024;  // candidates of a task, many times kMaxCandidates
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 at::Tensor log_sum_exp(const at::Tensor& logits) {
   check_logits(logits);
   const int64_t rows = logits.size(0), vocabulary = logits.size(1);
   const int64_t ranges = std::max(divide_up(vocabulary, kSumRange), int64_t{1});
   const auto options = logits.options().dtype(accumulator(logits));
   const at::Tensor partial = at::empty({rows, ranges}, options);
-  const CandidateKernels& kernels = candidate_kernels_for(logits.scalar_type());
+  const CandidateKernels& kernels = cpu::kernels().candidates(logits.scalar_type());
   const auto* data = static_cast<const char*>(logits.const_data_ptr());
   auto* partials = static_cast<char*>(partial.data_ptr());
   const int64_t bytes = partial.element_size();
@@ -44,9 +43,9 @@ at::Tensor log_sum_exp(const at::Tensor& logits) {
   if (ranges == 1) return partial.squeeze(1);
   const at::Tensor lse = at::empty({rows}, options);
   auto* sums = static_cast<char*>(lse.data_ptr());
-  const CandidateKernels& unite = candidate_kernels_for(lse.scalar_type());
+  const CandidateKernels& merge = cpu::kernels().candidates(lse.scalar_type());
   for (int64_t row = 0; row < rows; ++row) {
-    unite.log_sum_exp(partials + row * ranges * bytes, ranges, sums + row * bytes);
+    merge.log_sum_exp(partials + row * ranges * bytes, ranges, sums + row * bytes);
   }
   return lse;
 }
@@ -68,7 +67,7 @@ std::tuple<at::Tensor, at::Tensor> top_candidates(const at::Tensor& logits, cons
   const int64_t ranges = divide_up(count, range);
   const at::Tensor values = at::empty({groups, ranges, k}, lse.options());
   const at::Tensor index = at::empty({groups, ranges, k}, lse.options().dtype(at::kLong));
-  const CandidateKernels& kernels = candidate_kernels_for(logits.scalar_type());
+  const CandidateKernels& kernels = cpu::kernels().candidates(logits.scalar_type());
   const auto run = [&](const at::Tensor& values, const at::Tensor& index, const auto& fill) {
     auto* value = static_cast<char*>(values.data_ptr());
     auto* place = index.data_ptr<int64_t>();

@@ -14,31 +14,30 @@ namespace el_attention::cpu {
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) lowers it as it does for torch itself.
 const std::string& instruction_set();
 
-// Return its kernels.
+// The kernels of one instruction set, by the dtype of a call.
+struct Kernels {
+  const AttendKernels& (*attend)(c10::ScalarType dtype);
+  const CandidateKernels& (*candidates)(c10::ScalarType dtype);
+  const LinearKernel& (*linear)(c10::ScalarType dtype, int64_t rows);
+};
+
+// Returns those for the machine.
 //
-// Throw c10::NotImplementedError where there are none.
-const AttendKernels& attend_kernels_for(c10::ScalarType dtype);
-const CandidateKernels& candidate_kernels_for(c10::ScalarType dtype);
-const LinearKernel& linear_kernel_for(c10::ScalarType dtype, int64_t rows);
+// Throws c10::NotImplementedError where there are none.
+const Kernels& kernels();
 
 // Compiled from the same sources, kernels/*.cpp, with different flags; the namespaces are those
 // that ATen gives to its own vectorized code.
 #if defined(__x86_64__)
 namespace AVX2 {
-const AttendKernels& attend_kernels(c10::ScalarType dtype);
-const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+extern const Kernels kTable;
 }  // namespace AVX2
 namespace AVX512 {
-const AttendKernels& attend_kernels(c10::ScalarType dtype);
-const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+extern const Kernels kTable;
 }  // namespace AVX512
 #else
 namespace DEFAULT {
-const AttendKernels& attend_kernels(c10::ScalarType dtype);
-const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows);
+extern const Kernels kTable;
 }  // namespace DEFAULT
 #endif
 

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "../checks.h"
+#include "../integers.h"
 #include "dispatch.h"
 
 namespace el_attention::cpu {
@@ -30,8 +31,8 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight,
                             x.stride(0),        w.stride(0)};
   if (output.numel() == 0) return output;
 
-  const LinearKernel& kernel = linear_kernel_for(params.dtype, params.rows);
-  const int64_t groups = (params.outputs + kernel.group - 1) / kernel.group;
+  const LinearKernel& kernel = kernels().linear(params.dtype, params.rows);
+  const int64_t groups = divide_up(params.outputs, kernel.group);
   const auto accumulate = params.dtype == at::kDouble ? at::kDouble : at::kFloat;
   at::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
     const at::Tensor scratch =

@@ -1,6 +1,7 @@
 // The best of many candidates, and the sum that makes them probabilities.
 #pragma once
 
+#include "../integers.h"
 #include "params.h"
 #include "softmax.cuh"
 
@@ -28,7 +29,7 @@ EL_DEVICE A reduce_over_warps(A value, A* warps, Reduce reduce) {
   return value;
 }
 
-// Grid: [rows x ranges]. lse is [rows, ranges]; a second launch unites the ranges as logits.
+// Grid: [rows x ranges]. lse is [rows, ranges]; a second launch merges the ranges as logits.
 template <typename T>
 EL_KERNEL(kSearchThreads, 2)
 log_sum_exp(const EL_GRID_CONSTANT LogSumExpParams params, const int ranges) {
@@ -42,9 +43,9 @@ log_sum_exp(const EL_GRID_CONSTANT LogSumExpParams params, const int ranges) {
   A logit[kSumPerThread], greatest = minus_infinity<A>();
 #pragma unroll
   for (int i = 0; i < kSumPerThread; ++i) {
-    const int word = i * kSearchThreads + thread_id();
-    const bool inside = first + word < params.vocabulary;
-    logit[i] = inside ? convert<A>(load_global<T>(logits + word)) : minus_infinity<A>();
+    const int token = i * kSearchThreads + thread_id();
+    const bool inside = first + token < params.vocabulary;
+    logit[i] = inside ? convert<A>(load_global<T>(logits + token)) : minus_infinity<A>();
     greatest = fmax(greatest, logit[i]);
   }
   greatest = reduce_over_warps(warp_max(greatest), warps, [](A x, A y) { return A(fmax(x, y)); });
@@ -178,33 +179,33 @@ EL_DEVICE void put(const Pool<A>& pool, int k, const Lists& lists) {
   }
 }
 
-// Grid: [rows x ranges of `words` words]; writes the list of each range.
+// Grid: [rows x ranges of `tokens` tokens]; writes the list of each range.
 template <typename T>
 EL_KERNEL(kSearchThreads, 2)
 top_candidates(const EL_GRID_CONSTANT CandidateParams params, const EL_GRID_CONSTANT Lists lists,
-               const int words) {
+               const int tokens) {
   using A = Accumulator<T>;
   SharedArena arena = SharedArena::of_block();
   const int k = static_cast<int>(params.k), vocabulary = static_cast<int>(params.vocabulary);
   Pool<A> pool(arena, k);
-  const int ranges = (vocabulary + words - 1) / words;
-  const int row = block_x() / ranges, first = block_x() % ranges * words;
-  const int last = first + words < vocabulary ? first + words : vocabulary;
+  const int ranges = divide_up(vocabulary, tokens);
+  const int row = block_x() / ranges, first = block_x() % ranges * tokens;
+  const int last = first + tokens < vocabulary ? first + tokens : vocabulary;
   const T* logits = static_cast<const T*>(params.logits) + row * params.logits_row + first;
   const A lse = load_global<A>(static_cast<const A*>(params.lse) + row);
   const A score = load_global<A>(static_cast<const A*>(params.scores) + row);
   const int start = row % static_cast<int>(params.beam) * vocabulary + first;
-  pool.scan(last - first, [&](int word) {
-    const A value = (convert<A>(load_global<T>(logits + word)) - lse) + score;
-    return Candidate<A>{value == value ? value : minus_infinity<A>(), start + word};
+  pool.scan(last - first, [&](int token) {
+    const A value = (convert<A>(load_global<T>(logits + token)) - lse) + score;
+    return Candidate<A>{value == value ? value : minus_infinity<A>(), start + token};
   });
   put(pool, k, lists);
 }
 
-// Grid: [sentences]; unites `count` candidates, the lists of each sentence.
+// Grid: [sentences]; merges `count` candidates, the lists of each sentence.
 template <typename A>
 EL_KERNEL(kSearchThreads, 2)
-unite_candidates(const EL_GRID_CONSTANT Lists lists, const EL_GRID_CONSTANT Lists best,
+merge_candidates(const EL_GRID_CONSTANT Lists lists, const EL_GRID_CONSTANT Lists best,
                  const int count, const int k) {
   SharedArena arena = SharedArena::of_block();
   Pool<A> pool(arena, k);

@@ -5,16 +5,13 @@
 #include <limits>
 #include <stdexcept>
 
+#include "../integers.h"
 #include "params.h"
 #include "primitives.cuh"
 
 namespace el_attention::cuda {
 
 constexpr int kMaxGridX = std::numeric_limits<int>::max();
-
-inline int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
-inline int round_up(int64_t a, int64_t b) { return static_cast<int>(divide_up(a, b) * b); }
 
 inline size_t bytes_of(Dtype dtype) {
   return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;

@@ -68,7 +68,7 @@ struct ExpandedQueryStorage : ExpandedQueryTiles {
   EL_HOST_DEVICE ExpandedQueryStorage(SharedArena& arena, const Sizes& sizes, const Rows& rows,
                                       const WarpGrid& grid, int split_rows)
       : work(arena.take<Work>(1, "work")),
-        keys{arena.take<const T*>(kMaxPieces, "keys")},
+        keys{arena.take<const T*>(kMaxSegments, "keys")},
         lines(arena.take<int>(kMaxRowTiles * kMma, "lines")),
         softmax(arena.take<Softmax<float>>(kMaxRowTiles * kMma, "softmax")),
         factors(arena.take<float>(kMaxRowTiles * kMma, "factors")),
@@ -79,7 +79,7 @@ struct ExpandedQueryStorage : ExpandedQueryTiles {
                                   "scores")) {
     const int queries = grid.row_groups * kRowTiles * kMma;
     seen.lines = Seen::lines_of(sizes, rows, queries);
-    seen.stride = (split_rows + Seen::kRowsPerWord - 1) / Seen::kRowsPerWord;
+    seen.stride = divide_up(split_rows, Seen::kRowsPerWord);
     seen.words = arena.take<uint32_t>((1 + seen.lines) * seen.stride, "seen");
     biases.begins = arena.take<const float*>(biases.size(rows, queries), "biases");
   }
@@ -113,7 +113,7 @@ class ExpandedQuery : ExpandedQueryTiles {
 
  private:
   EL_DEVICE void attend(int rows) {
-    const int tiles = (rows + kTile - 1) / kTile;
+    const int tiles = divide_up(rows, kTile);
     int tile = next(0, tiles), stage = 0;
     int ahead = 0;  // where to look for the next tile to copy, stages - 1 before its use
     for (int i = 0; i + 1 < grid_.stages; ++i) ahead = copy_next(ahead, tiles, i);

@@ -31,24 +31,24 @@ bool aligned(const void* data, size_t bytes) {
 
 // Whether `count` elements from any key and value on can be loaded at once.
 bool rows_aligned(const AttendParams& params, Dtype dtype, int count) {
-  for (int i = 0; i < params.rows.piece_count; ++i) {
-    const Piece& piece = params.rows.pieces[i];
+  for (int i = 0; i < params.rows.segment_count; ++i) {
+    const Segment& segment = params.rows.segments[i];
     const auto fits = [&](const void* data, const Strides& strides) {  // of 1 has no stride
       return aligned(data, count * bytes_of(dtype)) &&
-             (piece.rows <= 1 || strides.row % count == 0) &&
-             (piece.column_count <= 1 || strides.column % count == 0) &&
-             (params.sizes.key_heads <= 1 || strides.head % count == 0);
+             (segment.rows <= 1 || strides.row % count == 0) &&
+             (segment.column_count <= 1 || strides.column % count == 0) &&
+             (params.sizes.kv_heads <= 1 || strides.head % count == 0);
     };
-    if (!fits(piece.keys, piece.key) || !fits(piece.values, piece.value)) return false;
+    if (!fits(segment.keys, segment.key) || !fits(segment.values, segment.value)) return false;
   }
   return params.sizes.width % count == 0 && params.sizes.value_width % count == 0;
 }
 
 bool values_are_keys(const AttendParams& params) {
-  for (int i = 0; i < params.rows.piece_count; ++i) {
-    const Piece& piece = params.rows.pieces[i];
-    if (piece.keys != piece.values || piece.key.row != piece.value.row ||
-        piece.key.column != piece.value.column) {
+  for (int i = 0; i < params.rows.segment_count; ++i) {
+    const Segment& segment = params.rows.segments[i];
+    if (segment.keys != segment.values || segment.key.row != segment.value.row ||
+        segment.key.column != segment.value.column) {
       return false;
     }
   }
@@ -101,7 +101,7 @@ size_t simt_shared(const AttendParams& params, Dtype dtype, const AttendPlan& pl
 void choose_splits(AttendPlan& plan, const AttendParams& params, int64_t resident, int wanted) {
   const int lines = Seen::lines_of(params.sizes, params.rows, plan.queries);
   const int most_rows = kMaxSeenBytes * 8 / (1 + lines) / kGranularity * kGranularity;
-  const int64_t rows = params.sizes.rows;
+  const int rows = static_cast<int>(params.sizes.rows);
   const int fewest = std::max(divide_up(rows, most_rows), 1);
   const int most = std::max(fewest, std::min(divide_up(rows, kGranularity), kMaxSplits));
   const auto rows_of = [&](int splits) { return round_up(divide_up(rows, splits), kGranularity); };
@@ -156,13 +156,13 @@ ExpandedQueryShape shape_for(int queries, int64_t width) {
 
 AttendPlan plan_expanded_query(const AttendParams& params, const Device& device, int splits) {
   using Tiles = ExpandedQueryTiles;
-  const int queries = queries_per_key_head(params.sizes);
+  const int queries = queries_per_kv_head(params.sizes);
   AttendPlan plan{};
   plan.kernel = Kernel::kExpandedQuery;
   plan.shape = shape_for(queries, params.sizes.width);
   with_shape(plan.shape, [&](auto shape) {
     constexpr int kQueries = shape.kRowTiles * Tiles::kMma;
-    plan.grid.slices = divide_up(params.sizes.width, shape.kSlice);
+    plan.grid.slices = divide_up(static_cast<int>(params.sizes.width), shape.kSlice);
     plan.grid.row_groups = std::min(
         {divide_up(queries, kQueries), shape.kMaxWarps / plan.grid.slices, Tiles::kMaxRowGroups});
     plan.queries = plan.grid.row_groups * kQueries;
@@ -198,11 +198,11 @@ AttendPlan plan_simt(const AttendParams& params, Dtype dtype, const Device& devi
   const int vector = with_type(dtype, [](auto zero) { return kVector<decltype(zero)>; });
   plan.vector = rows_aligned(params, dtype, vector) ? vector : 1;
   plan.threads = Scores<float, 1>::kThreads;
-  const int queries = queries_per_key_head(params.sizes);
+  const int queries = queries_per_kv_head(params.sizes);
   const int registers = dtype == Dtype::kFloat64 ? 255 : 128;
   for (int most = Scores<float, 1>::kQueries; most > 0; --most) {
     plan.queries = divide_up(queries, divide_up(queries, most));
-    plan.blocks = static_cast<int>(params.sizes.groups * params.sizes.key_heads) *
+    plan.blocks = static_cast<int>(params.sizes.groups * params.sizes.kv_heads) *
                   divide_up(queries, plan.queries);
     const int64_t resident = blocks_at_once(device, plan.threads, registers, 0);
     choose_splits(plan, params, resident * device.multiprocessors, splits);
@@ -231,7 +231,7 @@ std::string reason_against_expanded_query(const AttendParams& params, Dtype dtyp
   if (dtype != Dtype::kFloat16 && dtype != Dtype::kBFloat16) return "it takes 16-bit floats";
   if (device.arch < 75) return "it takes sm_75 or newer";
   if (dtype == Dtype::kBFloat16 && device.arch < 80) return "bfloat16 takes sm_80 or newer";
-  if (params.sizes.key_heads != 1) return "it takes one key head";
+  if (params.sizes.kv_heads != 1) return "it takes one kv head";
   if (!values_are_keys(params)) return "it takes values that are the keys";
   if (params.sizes.width > WideSlice::kMaxWidth) {
     return "it takes a width up to " + std::to_string(WideSlice::kMaxWidth);
@@ -371,7 +371,7 @@ void launch_weights(const WeightsParams& params, Dtype dtype, const Device& devi
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     using S = Scores<T, 1>;
-    const int all = queries_per_key_head(sizes);
+    const int all = queries_per_kv_head(sizes);
     int queries = 0;
     size_t bytes = 0;
     for (int most = S::kQueries; most > 0; --most) {
@@ -390,7 +390,7 @@ void launch_weights(const WeightsParams& params, Dtype dtype, const Device& devi
                                   std::to_string(kMaxGridY * S::kTile) + " rows, got " +
                                   std::to_string(sizes.rows));
     }
-    const unsigned blocks = sizes.groups * sizes.key_heads * divide_up(all, queries);
+    const unsigned blocks = sizes.groups * sizes.kv_heads * divide_up(all, queries);
     launch({"weights", {blocks, tiles, 1}, S::kThreads, bytes, stream}, weights<T, 1>, params,
            queries);
   });

@@ -54,7 +54,7 @@ void launch_weights(const WeightsParams& params, Dtype dtype, const Device& devi
 void launch_block_ngrams(const NGramParams& params, Dtype dtype, Stream stream);
 
 // Bytes of global memory that the two launches below are lent, 16-byte aligned, until the stream is
-// past them. They throw std::invalid_argument where there are too many rows or words.
+// past them. They throw std::invalid_argument where there are too many rows or tokens.
 size_t log_sum_exp_scratch(const LogSumExpParams& params, Dtype dtype);
 size_t candidates_scratch(const CandidateParams& params, Dtype dtype, const Device& device);
 

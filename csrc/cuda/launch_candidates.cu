@@ -10,7 +10,7 @@
 namespace el_attention::cuda {
 namespace {
 
-constexpr int kLeastWords = 2048;            // of a block, for which its list is a small price
+constexpr int kLeastTokens = 2048;           // of a block, for which its list is a small price
 constexpr int kBlocksPerMultiprocessor = 4;  // that keep memory busy
 
 size_t wide_bytes(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : 4; }
@@ -50,16 +50,16 @@ void launch_pool(const char* name, int64_t blocks, int64_t k, Stream stream, K k
          arguments...);
 }
 
-// Words of a block: few where there are few rows, so that the whole device works.
-int words_of_block(const CandidateParams& params, const Device& device) {
+// Tokens of a block: few where there are few rows, so that the whole device works.
+int tokens_of_block(const CandidateParams& params, const Device& device) {
   const int64_t blocks = int64_t{device.multiprocessors} * kBlocksPerMultiprocessor;
   const int64_t ranges = divide_up(blocks, params.sentences * params.beam);
-  return std::max(divide_up(params.vocabulary, ranges), kLeastWords);
+  return static_cast<int>(std::max<int64_t>(divide_up(params.vocabulary, ranges), kLeastTokens));
 }
 
 // The lists of a sentence.
 int64_t lists_of(const CandidateParams& params, const Device& device) {
-  return params.beam * divide_up(params.vocabulary, words_of_block(params, device));
+  return params.beam * divide_up(params.vocabulary, tokens_of_block(params, device));
 }
 
 }  // namespace
@@ -67,7 +67,7 @@ int64_t lists_of(const CandidateParams& params, const Device& device) {
 size_t log_sum_exp_scratch(const LogSumExpParams& params, Dtype dtype) {
   const int64_t ranges = divide_up(params.vocabulary, kSumRange);
   if (ranges > kSumRange) {
-    throw std::invalid_argument("logits: expected at most 2^24 words, got " +
+    throw std::invalid_argument("logits: expected at most 2^24 tokens, got " +
                                 std::to_string(params.vocabulary));
   }
   check_blocks(params.rows, ranges);
@@ -98,12 +98,12 @@ void launch_candidates(const CandidateParams& params, Dtype dtype, const Device&
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     launch_pool<Accumulator<T>>("top_candidates", blocks, params.k, stream, top_candidates<T>,
-                                params, lists, words_of_block(params, device));
+                                params, lists, tokens_of_block(params, device));
   });
   if (count == 1) return;
   with_accumulator(dtype, [&](auto zero) {
     using A = decltype(zero);
-    launch_pool<A>("unite_candidates", params.sentences, params.k, stream, unite_candidates<A>,
+    launch_pool<A>("merge_candidates", params.sentences, params.k, stream, merge_candidates<A>,
                    lists, best, static_cast<int>(count * params.k), static_cast<int>(params.k));
   });
 }

@@ -1,44 +1,16 @@
 // What the CUDA kernels are given: plain structs, passed by value.
 //
-// Notation: G sentences, B beams, H heads, K key heads (1 or H), W key width, V value width, U
+// Notation: G sentences, B beams, H heads, K kv heads (1 or H), W key width, V value width, U
 // rows.
 #pragma once
 
 #include <cstdint>
 
-#include "../sizes.h"
+#include "../rows.h"
 
 namespace el_attention::cuda {
 
 enum class Dtype { kFloat64, kFloat32, kFloat16, kBFloat16 };
-
-// Distances between neighbours, in elements; the last dimension is contiguous.
-struct Strides {
-  int64_t row, column, head;
-};
-
-// A block of rows, in which one column belongs to one sentence.
-struct Piece {
-  const void* keys;        // [R, C, K, W], dtype of the query
-  const void* values;      // [R, C, K, V], dtype of the query; may be keys; null in `weights`
-  const int64_t* columns;  // int64 [G], the column of each sentence, in [0, C)
-  int64_t column_count;    // C
-  int64_t rows;            // R
-  Strides key, value;
-};
-
-// The rows of a call, who sees them, and what is added to their scores.
-// A = float, or double where the dtype is double.
-struct Rows {
-  Piece pieces[kMaxPieces];
-  int64_t piece_count;
-  const bool* visible;    // [G, B or 1, U], contiguous rows; null where every beam sees every row
-  int64_t visible_group;  // stride between sentences
-  int64_t visible_beam;   // stride between beams; 0 for [G, 1, U]
-  const void* bias;       // A [G, H, U], contiguous rows; null for none
-  int64_t bias_group;     // stride between sentences
-  int64_t bias_head;      // stride between heads
-};
 
 struct AttendParams {
   Sizes sizes;
@@ -48,7 +20,7 @@ struct AttendParams {
   void* lse;          // [G, B, H], contiguous, float; double where the dtype is double
 };
 
-// The row axis cut into ranges that blocks read on their own; `combine` unites what they find.
+// The row axis cut into ranges that blocks read on their own; `combine` merges what they find.
 // A = float, or double where the dtype is double.
 struct Split {
   int count;      // ranges

@@ -18,8 +18,8 @@ struct RepairStorage {
   Accumulator<T>* weights;  // [kRepairThreads]
 
   EL_HOST_DEVICE explicit RepairStorage(SharedArena& arena)
-      : keys{arena.take<const T*>(kMaxPieces, "keys")},
-        values{arena.take<const T*>(kMaxPieces, "values")},
+      : keys{arena.take<const T*>(kMaxSegments, "keys")},
+        values{arena.take<const T*>(kMaxSegments, "values")},
         value_rows(arena.take<const T*>(kRepairThreads, "value rows")),
         weights(arena.take<Accumulator<T>>(kRepairThreads, "weights")) {}
 };

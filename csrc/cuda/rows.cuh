@@ -1,23 +1,24 @@
 // What a block of threads works on: its queries, the rows it may read, and who sees them.
 #pragma once
 
+#include "../integers.h"
 #include "params.h"
 #include "primitives.cuh"
 
 namespace el_attention::cuda {
 
-// Part of a call: some of the queries that share a key head, and a range of their sentence's rows.
-// The queries of a key head are counted beam by beam: heads_per_key of each.
+// Part of a call: some of the queries that share a kv head, and a range of their sentence's rows.
+// The queries of a kv head are counted beam by beam: `sharing` heads of each beam.
 struct alignas(16) Work {
   int group;
   int first_row, rows;
   int first_query, queries;
-  int key_head, heads_per_key;
+  int kv_head, sharing;
 
-  EL_DEVICE int beam_of(int query) const { return (first_query + query) / heads_per_key; }
+  EL_DEVICE int beam_of(int query) const { return (first_query + query) / sharing; }
 
   EL_DEVICE int head_of(int query) const {
-    return key_head * heads_per_key + (first_query + query) % heads_per_key;
+    return kv_head * sharing + (first_query + query) % sharing;
   }
 
   // Position of a query in [G, B, H].
@@ -53,13 +54,13 @@ struct alignas(16) Work {
 EL_HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 
 // 32-bit division is much cheaper than 64-bit division.
-EL_HOST_DEVICE int heads_per_key_head(const Sizes& sizes) {
-  return static_cast<int>(sizes.heads) / static_cast<int>(sizes.key_heads);
+EL_HOST_DEVICE int heads_per_kv_head(const Sizes& sizes) {
+  return static_cast<int>(sizes.heads) / static_cast<int>(sizes.kv_heads);
 }
 
-// The number of queries of a sentence that share a key head.
-EL_HOST_DEVICE int queries_per_key_head(const Sizes& sizes) {
-  return static_cast<int>(sizes.beam) * heads_per_key_head(sizes);
+// The number of queries of a sentence that share a kv head.
+EL_HOST_DEVICE int queries_per_kv_head(const Sizes& sizes) {
+  return static_cast<int>(sizes.beam) * heads_per_kv_head(sizes);
 }
 
 // The first row of this block's range.
@@ -67,13 +68,13 @@ EL_DEVICE int first_row(int rows_per_block) { return block_y() * rows_per_block;
 
 // The work of this block in a grid [G x K x query tiles, splits].
 EL_DEVICE Work work_of_block(const Sizes& sizes, int rows_per_block, int queries_per_block) {
-  const int queries = queries_per_key_head(sizes);
-  const int tiles = (queries + queries_per_block - 1) / queries_per_block;
+  const int queries = queries_per_kv_head(sizes);
+  const int tiles = divide_up(queries, queries_per_block);
   const int matrix = block_x() / tiles;
   Work work;
-  work.group = matrix / static_cast<int>(sizes.key_heads);
-  work.key_head = matrix % static_cast<int>(sizes.key_heads);
-  work.heads_per_key = heads_per_key_head(sizes);
+  work.group = matrix / static_cast<int>(sizes.kv_heads);
+  work.kv_head = matrix % static_cast<int>(sizes.kv_heads);
+  work.sharing = heads_per_kv_head(sizes);
   work.first_query = block_x() % tiles * queries_per_block;
   work.queries = smaller(queries_per_block, queries - work.first_query);
   work.first_row = first_row(rows_per_block);
@@ -83,33 +84,33 @@ EL_DEVICE Work work_of_block(const Sizes& sizes, int rows_per_block, int queries
 
 enum class Role { kKey, kValue };
 
-// One sentence's column of every piece, as keys or as values.
+// One sentence's column of every segment, as keys or as values.
 template <typename T, Role kRole>
 struct Column {
-  const T** begins;  // shared memory, [kMaxPieces]
+  const T** begins;  // shared memory, [kMaxSegments]
 
   // Fills `begins`; a barrier must follow.
   EL_DEVICE void locate(const Rows& rows, const Work& work) const {
-    for (int i = thread_id(); i < rows.piece_count; i += block_size()) {
-      const Piece& piece = rows.pieces[i];
-      const auto column = load_global<int64_t>(piece.columns + work.group);
-      require(column >= 0 && column < piece.column_count, "columns: expected [0, C)");
+    for (int i = thread_id(); i < rows.segment_count; i += block_size()) {
+      const Segment& segment = rows.segments[i];
+      const auto column = load_global<int64_t>(segment.columns + work.group);
+      require(column >= 0 && column < segment.column_count, "columns: expected [0, C)");
       store_shared(begins + i,
-                   static_cast<const T*>(kRole == Role::kKey ? piece.keys : piece.values) +
-                       column * strides(piece).column + work.key_head * strides(piece).head);
+                   static_cast<const T*>(kRole == Role::kKey ? segment.keys : segment.values) +
+                       column * strides(segment).column + work.kv_head * strides(segment).head);
     }
   }
 
   // The key or value of a row of the sentence.
   EL_DEVICE const T* find(const Rows& rows, int64_t row) const {
     int i = 0;
-    for (; row >= rows.pieces[i].rows; ++i) row -= rows.pieces[i].rows;
-    return load_shared<const T*>(begins + i) + row * strides(rows.pieces[i]).row;
+    for (; row >= rows.segments[i].rows; ++i) row -= rows.segments[i].rows;
+    return load_shared<const T*>(begins + i) + row * strides(rows.segments[i]).row;
   }
 
  private:
-  EL_DEVICE static const Strides& strides(const Piece& piece) {
-    return kRole == Role::kKey ? piece.key : piece.value;
+  EL_DEVICE static const Strides& strides(const Segment& segment) {
+    return kRole == Role::kKey ? segment.key : segment.value;
   }
 };
 
@@ -124,8 +125,8 @@ struct Seen {
   // How many lines the beams of any `queries` queries in a row may take.
   EL_HOST_DEVICE static int lines_of(const Sizes& sizes, const Rows& rows, int queries) {
     if (!rows.visible || rows.visible_beam == 0) return 1;
-    const int heads_per_key = heads_per_key_head(sizes);
-    return smaller((queries + heads_per_key - 2) / heads_per_key + 1, static_cast<int>(sizes.beam));
+    const int sharing = heads_per_kv_head(sizes);
+    return smaller((queries + sharing - 2) / sharing + 1, static_cast<int>(sizes.beam));
   }
 
   // The line of a query.

@@ -22,7 +22,7 @@ struct Scores {
 
   // Elements of `queries` in shared memory from one query to the next.
   EL_HOST_DEVICE static int query_stride(int64_t width) {
-    return static_cast<int>((width + kStep - 1) / kStep * kStep);
+    return static_cast<int>(round_up(width, kStep));
   }
 
   // The query, within the block, whose scores this lane gets.

@@ -1,6 +1,6 @@
-// Attention without tensor cores: any dtype, any width up to kMaxValueWidth, one or many key heads.
+// Attention without tensor cores: any dtype, any width up to kMaxValueWidth, one or many kv heads.
 //
-// A block takes up to eight queries that share a key head and a range of rows; it reads each key
+// A block takes up to eight queries that share a kv head and a range of rows; it reads each key
 // and each value once for all of them.
 #pragma once
 
@@ -31,8 +31,8 @@ struct SimtStorage {
   EL_HOST_DEVICE SimtStorage(SharedArena& arena, const Sizes& sizes, const Rows& rows, int queries,
                              int split_rows)
       : work(arena.take<Work>(1, "work")),
-        keys{arena.take<const T*>(kMaxPieces, "keys")},
-        values{arena.take<const T*>(kMaxPieces, "values")},
+        keys{arena.take<const T*>(kMaxSegments, "keys")},
+        values{arena.take<const T*>(kMaxSegments, "values")},
         queries(arena.take<A>(queries * S::query_stride(sizes.width), "queries")),
         value_rows(arena.take<const T*>(S::kTile, "value rows")),
         weights(arena.take<A>(S::kTile * S::kQueries, "weights")),
@@ -40,7 +40,7 @@ struct SimtStorage {
         factors(arena.take<A>(S::kQueries, "factors")),
         sums(arena.take<A>(kMaxValueWidth, "sums")) {
     seen.lines = Seen::lines_of(sizes, rows, queries);
-    seen.stride = (split_rows + S::kTile - 1) / S::kTile * S::kTile / Seen::kRowsPerWord;
+    seen.stride = round_up(split_rows, S::kTile) / Seen::kRowsPerWord;
     seen.words = arena.take<uint32_t>((1 + seen.lines) * seen.stride, "seen");
   }
 };
@@ -55,7 +55,7 @@ class Simt {
   EL_DEVICE Simt(const AttendParams& params, const Split& split, const Storage& storage)
       : params_(params), split_(split), storage_(storage) {
     // As many neighbouring threads share a row of values as are needed, the others take other rows.
-    const int vectors = static_cast<int>((params.sizes.value_width + kVector - 1) / kVector);
+    const int vectors = static_cast<int>(divide_up(params.sizes.value_width, kVector));
     while (threads_per_row_ < vectors && threads_per_row_ < S::kThreads) threads_per_row_ *= 2;
   }
 
@@ -73,7 +73,7 @@ class Simt {
 
  private:
   EL_DEVICE void attend(int rows) {
-    const int tiles = (rows + S::kTile - 1) / S::kTile;
+    const int tiles = divide_up(rows, S::kTile);
     for (int tile = next(0, tiles); tile < tiles; tile = next(tile + 1, tiles)) {
       weigh(tile * S::kTile);
       add_values();
@@ -244,7 +244,7 @@ class Simt {
     return smaller(Storage::kWarps, S::kThreads / threads_per_row_);
   }
 
-  // Writes one query's sums to shared memory, those of a warp united.
+  // Writes one query's sums to shared memory, those of a warp merged.
   EL_DEVICE void gather_sums(A (&sums)[Storage::kColumns]) {
     for (int mask = threads_per_row_; mask < kWarpSize; mask *= 2) {
 #pragma unroll
@@ -280,7 +280,7 @@ class Simt {
   A sums_[S::kQueries][Storage::kColumns] = {};
 };
 
-// Grid: [sentences x key heads x tiles of `queries_per_block` queries, ranges of rows].
+// Grid: [sentences x kv_heads x tiles of `queries_per_block` queries, ranges of rows].
 template <typename T, int kVector>
 EL_KERNEL(256, sizeof(T) == 8 ? 1 : 2)
 simt(const EL_GRID_CONSTANT AttendParams params, const EL_GRID_CONSTANT Split split,

@@ -15,7 +15,7 @@ struct WeightsStorage {
 
   EL_HOST_DEVICE WeightsStorage(SharedArena& arena, const Sizes& sizes, const Rows& rows,
                                 int queries)
-      : keys{arena.take<const T*>(kMaxPieces, "keys")},
+      : keys{arena.take<const T*>(kMaxSegments, "keys")},
         queries(arena.take<typename S::A>(queries * S::query_stride(sizes.width), "queries")) {
     seen.lines = Seen::lines_of(sizes, rows, queries);
     seen.stride = S::kTile / Seen::kRowsPerWord;

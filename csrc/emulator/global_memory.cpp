@@ -6,6 +6,7 @@
 #include <new>
 #include <utility>
 
+#include "../integers.h"
 #include "machine.h"
 #include "sanitizers.h"
 
@@ -16,9 +17,7 @@ namespace {
 constexpr size_t kAlignment = 256;
 constexpr size_t kRedZone = 64 * 1024;  // on either side; untouched memory costs nothing
 
-size_t padded(size_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment + 2 * kRedZone;
-}
+size_t padded(size_t bytes) { return round_up(bytes, kAlignment) + 2 * kRedZone; }
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "../integers.h"
 #include "sanitizers.h"
 
 namespace el_attention::emulator {
@@ -27,7 +28,7 @@ void SharedMemory::start_launch(size_t bytes) {
   release();
   arrays_.clear();
   bytes_ = bytes;
-  capacity_ = (bytes + kAlignment - 1) / kAlignment * kAlignment + (kMostArrays + 1) * kRedZone;
+  capacity_ = round_up(bytes, kAlignment) + (kMostArrays + 1) * kRedZone;
   memory_ = static_cast<unsigned char*>(std::aligned_alloc(kAlignment, capacity_));
   if (memory_ == nullptr) throw std::bad_alloc();
   sanitizers::poison(memory_, capacity_);

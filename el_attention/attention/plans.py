@@ -70,7 +70,7 @@ class Plan(ABC):
 
     @abstractmethod
     def payload(self, projections: Projections, states: Tensor) -> Payload:
-        """Returns what is kept of `states` [..., width]: [..., key heads, W] each."""
+        """Returns what is kept of `states` [..., width]: [..., kv_heads, W] each."""
 
     @abstractmethod
     def projected(self, projections: Projections, payload: Payload) -> Payload:
@@ -103,7 +103,7 @@ class Plan(ABC):
         """Attends to kept rows.
 
         Args:
-            projections: of the attention.
+            projections: the projections of the attention.
             query: [G, B, H, head_dim], projected and scaled.
             rows: kept rows, see `el_attention.ops.attend`.
             visible: bool [G, B or 1, U] or None.
@@ -145,7 +145,7 @@ class ExpandedQuery(Plan):
     name = "expanded-query"
 
     def payload(self, projections: Projections, states: Tensor) -> Payload:
-        """Returns the states themselves, as one key head that all heads share; no copy."""
+        """Returns the states themselves, as one kv head that all heads share; no copy."""
         rows = states.unsqueeze(-2)
         return rows, rows
 

@@ -17,7 +17,9 @@ from el_attention.ops.reference import Attended, Rows, check_devices
 if extension.unsupported is None:
     from el_attention.ops import fakes  # noqa: F401
 
-MAX_PIECES = 16  # kMaxPieces in csrc/sizes.h
+# kMaxSegments in csrc/sizes.h.  Fewer, down to a single one that grows by copying, were not faster,
+# and the copies needed memory at the peak.
+MAX_SEGMENTS = 16
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals it
@@ -34,7 +36,7 @@ def unsupported(
 
     Args:
         states: the query, or any tensor of its device and dtype.
-        rows: pieces of the row axis.
+        rows: segments of the row axis.
         dropout_mask: factors on the weights.
         others: the other tensors of which there might be a derivative.
 
@@ -55,10 +57,10 @@ def unsupported(
         return f"the compiled ones do not take {states.dtype}"
     if dropout_mask is not None:
         return "the compiled ones do not drop weights"
-    if len(rows) > MAX_PIECES:
-        return f"the compiled ones take {MAX_PIECES} pieces of rows, not {len(rows)}"
-    pieces = (tensor for piece in rows for tensor in (piece.keys, piece.values))
-    if _needs_derivative(states, *pieces, *others):
+    if len(rows) > MAX_SEGMENTS:
+        return f"the compiled ones take {MAX_SEGMENTS} segments of rows, not {len(rows)}"
+    segments = (tensor for segment in rows for tensor in (segment.keys, segment.values))
+    if _needs_derivative(states, *segments, *others):
         return "the compiled ones have no gradient"
     return None
 
@@ -115,15 +117,17 @@ def attend(
     """Attends to rows where `unsupported` returns None; see `reference.attend`."""
     check_devices({"query": query, "sinks": sinks})
     keys, columns = [p.keys for p in rows], [p.columns for p in rows]
-    same = all(piece.values is piece.keys for piece in rows)
-    values = keys if same else [piece.values for piece in rows]
+    same = all(segment.values is segment.keys for segment in rows)
+    values = keys if same else [segment.values for segment in rows]
     context, lse = torch.ops.el_attention.attend(query, keys, values, columns, visible, bias)
     weights = None
     if need_weights:
         weights = torch.ops.el_attention.weights(query, keys, columns, visible, bias, lse)
     if sinks is None:
         mass = None
-        sees_all = visible is None and bias is None and any(piece.keys.size(0) for piece in rows)
+        sees_all = (
+            visible is None and bias is None and any(segment.keys.size(0) for segment in rows)
+        )
         if not sees_all:
             mass = lse.ne(-math.inf).to(lse.dtype).unsqueeze(-1)  # 0 where a query sees nothing
         return Attended(context, weights, lse.new_empty(*lse.shape, 0), mass)

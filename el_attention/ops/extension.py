@@ -43,8 +43,8 @@ def load(note: Path = NOTE) -> str | None:
         built = json.loads(note.read_text())
     except FileNotFoundError:
         return f"not built: there is no {note.name} in {note.parent}"
-    if "obstacle" in built:
-        return f"not built: {built['obstacle']}"
+    if "unsupported" in built:
+        return f"not built: {built['unsupported']}"
     running = str(torch.__version__)
     if built["torch"] != running:
         return _warned(f"built for torch {built['torch']}, running torch {running}")

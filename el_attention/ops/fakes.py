@@ -56,7 +56,7 @@ def _weights(
         },
         RuntimeError,
     )
-    return lse.new_empty(*lse.shape, sum(piece.size(0) for piece in keys))
+    return lse.new_empty(*lse.shape, sum(segment.size(0) for segment in keys))
 
 
 @torch.library.register_fake("el_attention::block_ngrams_")

@@ -26,7 +26,7 @@ def attend(
 
     Args:
         query: [G, B, H, W].
-        rows: pieces of the row axis, whose sizes add up to U.
+        rows: segments of the row axis, whose sizes add up to U.
         visible: bool [G, B or 1, U], or None where every beam sees every row.
         bias: [G, H, U], float32 (float64 for float64), added to the scores of the rows, of all
             beams alike, or None for 0; -inf for weight 0.

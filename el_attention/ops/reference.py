@@ -18,8 +18,8 @@ class Rows(NamedTuple):
     """Rows that an attention reads: where they lie, without moving them.
 
     Attributes:
-        keys: [rows, columns, key heads, W]; one key head is shared by all H heads.
-        values: [rows, columns, key heads, V]; may be the same tensor as `keys`.
+        keys: [rows, columns, kv_heads, W]; one kv head is shared by all H heads.
+        values: [rows, columns, kv_heads, V]; may be the same tensor as `keys`.
         columns: int64 [G], the column that holds each sentence.
     """
 
@@ -60,7 +60,7 @@ def check_devices(
     operation out.
 
     Args:
-        tensors: by name, the first of them on the device that is expected.
+        tensors: the tensors by name, the first of them on the device that is expected.
         error: what to raise.
 
     Raises:
@@ -160,7 +160,7 @@ def attend(
 
     Args:
         query: [G, B, H, W].
-        rows: pieces of the row axis, whose sizes add up to U.
+        rows: segments of the row axis, whose sizes add up to U.
         visible: bool [G, B or 1, U], or None where every beam sees every row.
         bias: [G, H, U], added to the scores of the rows, of all beams alike, or None for 0; in
             float32, or float64 where the query is.  No NaN, no +inf.
@@ -178,9 +178,9 @@ def attend(
     check_devices(
         {
             "query": query,
-            **numbered("keys", [piece.keys for piece in rows]),
-            **numbered("values", [piece.values for piece in rows]),
-            **numbered("columns", [piece.columns for piece in rows]),
+            **numbered("keys", [segment.keys for segment in rows]),
+            **numbered("values", [segment.values for segment in rows]),
+            **numbered("columns", [segment.columns for segment in rows]),
             "visible": visible,
             "bias": bias,
             "sinks": sinks,
@@ -188,7 +188,7 @@ def attend(
         }
     )
     groups, beam, heads = query.shape[:3]
-    lengths = [piece.keys.size(0) for piece in rows]
+    lengths = [segment.keys.size(0) for segment in rows]
     total = sum(lengths)
     if visible is not None and (visible.size(0), visible.size(-1)) != (groups, total):
         raise ValueError(
@@ -202,11 +202,11 @@ def attend(
                 f"bias: expected [{groups}, {heads}, {total}], got {tuple(bias.shape)}"
             )
     kv_heads = rows[0].keys.size(2)
-    query = _by_key_head(query, kv_heads)
-    runs = [_runs(piece.columns) for piece in rows]
+    query = _by_kv_head(query, kv_heads)
+    runs = [_runs(segment.columns) for segment in rows]
     products = [
-        _multiply(query, piece.keys.permute(1, 2, 3, 0), where)
-        for piece, where in zip(rows, runs, strict=True)
+        _multiply(query, segment.keys.permute(1, 2, 3, 0), where)
+        for segment, where in zip(rows, runs, strict=True)
     ]
     scores = _joined(products, -1).to(softmax_dtype(query.dtype))
     if bias is not None:
@@ -220,17 +220,17 @@ def attend(
         blank = ~visible.any(-1)[:, None, :, None, None]
     extra = 0 if sinks is None else sinks.size(-1)
     if sinks is not None:
-        scores = torch.cat([scores, _by_key_head(sinks.to(scores.dtype), kv_heads)], -1)
+        scores = torch.cat([scores, _by_kv_head(sinks.to(scores.dtype), kv_heads)], -1)
     weights = torch.softmax(scores, dim=-1)
     blind = total == 0 or (blank is not None and bool(blank.any()))
     if blind and blank is not None and not extra:  # softmax over nothing is NaN
         weights = weights.masked_fill(blank, 0.0)
 
-    kept = weights if dropout_mask is None else weights * _by_key_head(dropout_mask, kv_heads)
+    kept = weights if dropout_mask is None else weights * _by_kv_head(dropout_mask, kv_heads)
     kept, sink_weights = kept.split([total, extra], -1)
     mass = kept.sum(-1, keepdim=True) if blind or extra or dropout_mask is not None else None
     parts = kept.to(query.dtype).split(lengths, -1)
-    values = [piece.values for piece in rows]
+    values = [segment.values for segment in rows]
     context = _context(parts, values, runs)
     if visible is not None and not bool(context.isfinite().all()):
         # 0 x NaN is not 0.  This is rare, so that rows are not copied unless it happens.
@@ -294,11 +294,11 @@ def top_candidates(
 ) -> tuple[Tensor, Tensor]:
     """Finds the k best one-token continuations of the beams of each sentence.
 
-    Word v after beam b is candidate b * vocabulary + v of its sentence, and is worth
+    Token v after beam b is candidate b * vocabulary + v of its sentence, and is worth
     (logits[b, v] - lse[b]) + scores[b]; where that is NaN, -inf.
 
     Args:
-        logits: [G * beam, vocabulary], last dimension contiguous; -inf in words that are not to be
+        logits: [G * beam, vocabulary], last dimension contiguous; -inf in tokens that are not to be
             chosen, written there after `lse` was computed.
         lse: [G * beam], from `log_sum_exp`.
         scores: [G * beam], what the beams are worth, in the dtype of `lse`.
@@ -360,20 +360,20 @@ def _by_head(weight: Tensor, query: Tensor, name: str) -> Tensor:
     return weight.view(heads, head_dim, weight.size(1))
 
 
-def _by_key_head(x: Tensor, kv_heads: int) -> Tensor:
-    """Views [G, B, H, n] as [G, key heads, B, heads that share one, n]."""
+def _by_kv_head(x: Tensor, kv_heads: int) -> Tensor:
+    """Views [G, B, H, n] as [G, kv_heads, B, heads that share one, n]."""
     return x.unflatten(2, (kv_heads, -1)).transpose(1, 2)
 
 
 def _by_beam(x: Tensor) -> Tensor:
-    """Views [G, key heads, B, heads that share one, n] as [G, B, H, n]."""
+    """Views [G, kv_heads, B, heads that share one, n] as [G, B, H, n]."""
     return x.transpose(1, 2).flatten(2, 3)
 
 
 def _multiply(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
-    """Multiplies [G, key heads, B, s, k] by the columns of [columns, key heads, k, n], in place.
+    """Multiplies [G, kv_heads, B, s, k] by the columns of [columns, kv_heads, k, n], in place.
 
-    All queries that share a key head are the rows of one matrix.
+    All queries that share a kv head are the rows of one matrix.
     """
     rows = left.flatten(2, 3)
     parts = [
@@ -386,7 +386,7 @@ def _multiply(left: Tensor, right: Tensor, runs: Sequence[Run]) -> Tensor:
 def _context(
     weights: Sequence[Tensor], values: Sequence[Tensor], runs: Sequence[Sequence[Run]]
 ) -> Tensor:
-    """Sums weights x values over the pieces: [G, key heads, B, heads that share one, V]."""
+    """Sums weights x values over the segments: [G, kv_heads, B, heads that share one, V]."""
     products = [
         _multiply(part, block.permute(1, 2, 0, 3), where)
         for part, block, where in zip(weights, values, runs, strict=True)
@@ -397,9 +397,9 @@ def _context(
     return context
 
 
-def _blanked(piece: Rows, seen: Tensor) -> Tensor:
+def _blanked(segment: Rows, seen: Tensor) -> Tensor:
     """Copies the values of the sentences, with 0 in rows that are not in `seen` [G, rows]."""
-    return piece.values[:, piece.columns].masked_fill(~seen.t()[..., None, None], 0.0)
+    return segment.values[:, segment.columns].masked_fill(~seen.t()[..., None, None], 0.0)
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from el_attention.ops import Rows
+from el_attention.ops import MAX_SEGMENTS, Rows
 from el_attention.state.cache import Payload, RowCache
-from el_attention.state.tree import MAX_SEGMENTS, BeamTree, Segment, SlotMapping, View
+from el_attention.state.tree import BeamTree, Segment, SlotMapping, View
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class States:
     """What all attentions of a decoder read: one tree, and the rows of each attention.
 
     Attributes:
-        tree: who sees which row of self-attention.
+        tree: the index of which beam sees which row of self-attention.
         source: the encoder output, or None.
         columns: int64 [G], the column of the source of each living sentence; empty without one.
         self_caches: the rows of each self-attention, by a key of the caller.

@@ -18,9 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 GROWTH = 32  # least rows of a new segment
-# More would be too many for the compiled operators.  Fewer, down to a single one that grows by
-# copying, were not faster, and the copies needed memory at the peak.
-MAX_SEGMENTS = 16
 
 
 def growth(rows: int, beam: int) -> int:
@@ -57,7 +54,7 @@ class View:
 
     Attributes:
         visible: bool [G, B or 1, U], or None where every beam sees every row.
-        segments: for each segment, the number of its rows that are read, and the columns of the
+        segments: the number of rows that are read of each segment, and the columns of the
             sentences, int64 [G].
         positions: int64 [G, U], the position in its sequence of the token that wrote each row, or
             None where the rows are in order or nobody reads positions.

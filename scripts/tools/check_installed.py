@@ -27,7 +27,7 @@ def run_on_cpu() -> None:
     """Compares every operator with its definition."""
     torch.manual_seed(0)
     query = torch.randn(2, 3, 4, 10)  # [sentences, beams, heads, width]
-    rows = torch.randn(7, 2, 1, 10)  # [rows, columns, key heads, width]
+    rows = torch.randn(7, 2, 1, 10)  # [rows, columns, kv_heads, width]
     columns = torch.tensor([1, 0])
     scores = torch.einsum("gbhw,ugw->gbhu", query, rows[:, columns, 0])
     context, lse = ops.attend(query, [rows], [rows], [columns], None, None)

@@ -152,7 +152,7 @@ def test_more_rows_or_words_than_a_grid_takes_are_refused() -> None:
     arrays = {"logits": numbers, "lse": numbers, "scores": numbers}
     shared = {"dtype": "float32", "logits_offset": 0, "logits_row": 0, "beam": 1, "k": 1}
     for operator, rows, vocabulary, message in [
-        ("log_sum_exp", 1, 2**24 + 1, r"at most 2\^24 words, got 16777217"),
+        ("log_sum_exp", 1, 2**24 + 1, r"at most 2\^24 tokens, got 16777217"),
         ("log_sum_exp", 2**31, 5000, "at most 1073741823 rows, got 2147483648"),
         ("top_candidates", 2**31, 5000, "at most 2147483647 rows, got 2147483648"),
     ]:

@@ -83,8 +83,8 @@ def test_tensors_may_have_strides(size) -> None:
     call = random_call(size, torch.float32, "cpu")
     assert call.visible is not None
 
-    def turned(pieces: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [x.transpose(0, 2).contiguous().transpose(0, 2) for x in pieces]
+    def turned(segments: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [x.transpose(0, 2).contiguous().transpose(0, 2) for x in segments]
 
     strided = Call(
         spread(call.query),

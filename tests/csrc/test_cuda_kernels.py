@@ -33,8 +33,8 @@ def plain(call: Call) -> tuple[Tensor, Tensor]:
     """Context and lse as plain PyTorch computes them in the dtype, with float32 accumulation."""
     wide = accumulator(call.query.dtype)
 
-    def gather(pieces: list[Tensor]) -> Tensor:
-        parts = [p[:, c].to(wide) for p, c in zip(pieces, call.columns, strict=True)]
+    def gather(segments: list[Tensor]) -> Tensor:
+        parts = [p[:, c].to(wide) for p, c in zip(segments, call.columns, strict=True)]
         return torch.cat(parts).permute(1, 2, 0, 3).nan_to_num(0.0, 0.0, 0.0)
 
     beam, heads = call.query.shape[1:3]
@@ -96,13 +96,13 @@ def poisoned(call: Call, visible: Tensor) -> Call:
 
 
 def strided(call: Call, pad: int) -> Call:
-    """The call with pieces whose rows, columns and heads lie apart, NaN between them."""
+    """The call with segments whose rows, columns and heads lie apart, NaN between them."""
 
-    def spread(piece: Tensor) -> Tensor:
-        rows, columns, heads, width = piece.shape
-        storage = piece.new_full((2 * rows + 1, heads, columns + 1, width + pad), math.nan)
+    def spread(segment: Tensor) -> Tensor:
+        rows, columns, heads, width = segment.shape
+        storage = segment.new_full((2 * rows + 1, heads, columns + 1, width + pad), math.nan)
         view = storage[1::2, :, 1:, :width].transpose(1, 2)
-        view.copy_(piece)
+        view.copy_(segment)
         return view
 
     keys = [spread(key) for key in call.keys]
@@ -364,13 +364,13 @@ def test_no_rows_give_zero_and_minus_infinity(kernel, dtype, size) -> None:
 
 
 @both
-def test_pieces_without_rows_are_passed_over(kernel, dtype, size) -> None:
+def test_segments_without_rows_are_passed_over(kernel, dtype, size) -> None:
     call = random_call(dataclasses.replace(size, lengths=(0, 20, 0, 0, 7, 0)), dtype)
     assert_right(call, A100.attend(call, kernel))
 
 
 @both
-def test_sixteen_pieces_equal_float64(kernel, dtype, size) -> None:
+def test_sixteen_segments_equal_float64(kernel, dtype, size) -> None:
     call = random_call(dataclasses.replace(size, lengths=tuple(range(1, 17))), dtype)
     assert_right(call, A100.attend(call, kernel))
 
@@ -505,7 +505,7 @@ def test_the_launcher_prefers_tensor_cores_and_says_why_not() -> None:
     for emulation, call, reason in [
         (A100, random_call(size, torch.float32), "16-bit"),
         (T4, random_call(size, torch.bfloat16), "sm_80"),
-        (A100, random_call(projected(1, 2, 3, 64, 9), torch.float16), "one key head"),
+        (A100, random_call(projected(1, 2, 3, 64, 9), torch.float16), "one kv head"),
         (A100, random_call(expanded(1, 1, 1, 1736, 2), torch.float16), "width up to 1728"),
         (A100, random_call(Size(1, 2, 3, 1, 64, 32, (9,)), torch.float16), "are the keys"),
         (T4, random_call(expanded(1, 1, 1, 1536, 2), torch.float16), "shared memory"),

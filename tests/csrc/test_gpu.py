@@ -15,7 +15,7 @@ from tiny import FAMILIES, PLANS, assert_same, batch, build, dictionary, generat
 DEVICE = "cuda"
 
 
-def obstacle() -> str | None:
+def unsupported() -> str | None:
     """Why the CUDA operators cannot run here, or None."""
     if not torch.cuda.is_available():
         return f"no GPU that torch {torch.__version__} can use"
@@ -28,7 +28,7 @@ def obstacle() -> str | None:
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
+    pytest.mark.skipif(unsupported() is not None, reason=str(unsupported())),
 ]
 
 SIZES = [

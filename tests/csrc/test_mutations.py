@@ -131,12 +131,12 @@ MUTATIONS = [
         tests=(KERNELS, "-k", "test_any_number_of_splits_equals_float64"),
     ),
     Mutation(
-        what="the first row of a piece is taken from the piece before",
+        what="the first row of a segment is taken from the segment before",
         file="cuda/rows.cuh",
-        old="row >= rows.pieces[i].rows; ++i",
-        new="row > rows.pieces[i].rows; ++i",
+        old="row >= rows.segments[i].rows; ++i",
+        new="row > rows.segments[i].rows; ++i",
         driver="attend",
-        tests=(KERNELS, "-k", "test_sixteen_pieces"),
+        tests=(KERNELS, "-k", "test_sixteen_segments"),
     ),
     Mutation(
         what="the last range is as long as the others",
@@ -256,7 +256,7 @@ MUTATIONS = [
         tests=(KERNELS, "-k", "test_any_number_of_splits_equals_float64"),
     ),
     Mutation(
-        what="what the warps found is united before it is there",
+        what="what the warps found is merged before it is there",
         file="cuda/candidates.cuh",
         old="store_shared(warps + warp_id(), value);\n  sync_threads();\n",
         new="store_shared(warps + warp_id(), value);\n",

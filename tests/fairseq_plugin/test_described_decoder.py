@@ -240,7 +240,7 @@ OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
 
 
 @pytest.mark.parametrize("name", OBSTACLES)
-def test_an_obstacle_is_named_once_and_the_result_is_fairseqs(name, steps, caplog) -> None:
+def test_a_reason_is_named_once_and_the_result_is_fairseqs(name, steps, caplog) -> None:
     change, reason = OBSTACLES[name]
     model = changed("bart", change)
     stock = generate([model], "bart")
@@ -289,7 +289,7 @@ DECODER_OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
 
 
 @pytest.mark.parametrize("name", DECODER_OBSTACLES)
-def test_an_obstacle_around_the_layers_is_named(name, steps, caplog) -> None:
+def test_a_reason_around_the_layers_is_named(name, steps, caplog) -> None:
     change, reason = DECODER_OBSTACLES[name]
     model = copy.deepcopy(model_of("bart"))
     change(model.decoder)
@@ -384,7 +384,7 @@ def test_a_forward_of_the_layers_own_is_called(steps) -> None:
     assert steps["past modules"] == 0
 
 
-def test_training_and_tracing_are_obstacles() -> None:
+def test_training_and_tracing_take_fairseqs_modules() -> None:
     decoder = el_attention.convert(changed("lm", lambda layer: None)).decoder
     assert unsupported(decoder) is None
     decoder.layers[0].train()

@@ -162,20 +162,22 @@ def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "width": width,
         "value_width": call.values[0].size(3),
         "rows": sum(keys.size(0) for keys in call.keys),
-        "pieces": len(call.keys),
+        "segments": len(call.keys),
     }
     for i, (keys, values, columns) in enumerate(
         zip(call.keys, call.values, call.columns, strict=True)
     ):
         arrays[f"columns{i}"] = columns
         parameters |= {f"keys{i}_rows": keys.size(0), f"keys{i}_columns": keys.size(1)}
-        for name, piece in [("keys", keys)] + ([] if values is keys else [("values", values)]):
-            arrays[f"{name}{i}"] = torch.empty(0, dtype=piece.dtype).set_(piece.untyped_storage())
+        for name, segment in [("keys", keys)] + ([] if values is keys else [("values", values)]):
+            arrays[f"{name}{i}"] = torch.empty(0, dtype=segment.dtype).set_(
+                segment.untyped_storage()
+            )
             parameters |= {
-                f"{name}{i}_offset": piece.storage_offset(),
-                f"{name}{i}_row": piece.stride(0),
-                f"{name}{i}_column": piece.stride(1),
-                f"{name}{i}_head": piece.stride(2),
+                f"{name}{i}_offset": segment.storage_offset(),
+                f"{name}{i}_row": segment.stride(0),
+                f"{name}{i}_column": segment.stride(1),
+                f"{name}{i}_head": segment.stride(2),
             }
     if call.visible is not None:
         visible = call.visible.contiguous()

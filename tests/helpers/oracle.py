@@ -13,7 +13,7 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a call: sentences, beams, heads, key heads, widths, and rows of each piece."""
+    """Sizes of a call: sentences, beams, heads, kv_heads, widths, and rows of each segment."""
 
     groups: int
     beam: int
@@ -55,12 +55,12 @@ class Call:
 
 
 def expanded(groups: int, beam: int, heads: int, width: int, *lengths: int) -> Size:
-    """Sizes of expanded queries: one key head, values that are the keys."""
+    """Sizes of expanded queries: one kv head, values that are the keys."""
     return Size(groups, beam, heads, 1, width, width, lengths)
 
 
 def projected(groups: int, beam: int, heads: int, width: int, *lengths: int) -> Size:
-    """Sizes of shared projection: a key head for each head."""
+    """Sizes of shared projection: a kv head for each head."""
     return Size(groups, beam, heads, heads, width, width, lengths)
 
 
@@ -75,17 +75,17 @@ def random_call(
     """Makes a call in which all that must not matter is NaN.
 
     Args:
-        size: its sizes; the values are the keys if there is one key head and one width.
-        dtype: of query, keys and values.
+        size: its sizes; the values are the keys if there is one kv head and one width.
+        dtype: the dtype of query, keys and values.
         device: where it is to run.
         seen: "all" rows, "by all beams" the same rows, or "by each beam" others; unless all are
             seen, the first beam (or, seen by all, the first sentence) sees nothing.
-        seed: of the random numbers.
+        seed: the seed of the random numbers.
         biased: whether there is a bias; it is -inf for some of the rows, and for all rows of the
             last head of the last sentence.
 
     Returns:
-        The call.  Every piece has two columns more than sentences, and no piece the same columns.
+        The call.  Every segment has two columns more than sentences, no two the same columns.
     """
     random = torch.Generator().manual_seed(seed)
 
@@ -138,9 +138,9 @@ def exact(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     query = call.query.cpu().double()
     heads = query.size(2)
 
-    def gather(pieces: list[Tensor]) -> Tensor:
+    def gather(segments: list[Tensor]) -> Tensor:
         """[G, H, U, width], the rows of each sentence."""
-        parts = [p[:, c].cpu().double() for p, c in zip(pieces, call.columns, strict=True)]
+        parts = [p[:, c].cpu().double() for p, c in zip(segments, call.columns, strict=True)]
         rows = torch.cat(parts).permute(1, 2, 0, 3).nan_to_num(0.0)
         return rows.expand(-1, heads, -1, -1)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import el_attention
 from el_attention.ops import Attended, Rows, attend, compiled, extension, reference
-from el_attention.ops.compiled import MAX_PIECES
+from el_attention.ops.compiled import MAX_SEGMENTS
 
 pytestmark = pytest.mark.skipif(
     extension.unsupported is not None, reason=f"the compiled operators are {extension.unsupported}"
@@ -45,21 +45,21 @@ class Case:
     heads: int
     width: int
     value_width: int
-    rows: tuple[int, ...]  # of each piece
+    rows: tuple[int, ...]  # of each segment
 
     @property
     def total(self) -> int:
         return sum(self.rows)
 
 
-# Odd sizes; from one query per key head to many, over one range of rows and over several.
+# Odd sizes; from one query per kv head to many, over one range of rows and over several.
 CASES = {
     "one of each": Case(1, 1, 1, 1, 1, (1,)),
     "smaller than a vector": Case(2, 3, 2, 3, 5, (2, 1)),
     "one beam": Case(3, 1, 4, 17, 17, (37,)),
     "beams": Case(3, 4, 3, 64, 64, (70, 33)),
     "odd widths": Case(2, 5, 3, 37, 29, (1, 0, 130)),
-    "many pieces": Case(2, 2, 2, 9, 9, (5,) * MAX_PIECES),
+    "many segments": Case(2, 2, 2, 9, 9, (5,) * MAX_SEGMENTS),
     "many beams": Case(2, 33, 2, 20, 31, (97, 40)),
     "many beams, whole vectors": Case(2, 70, 2, 64, 32, (97, 40)),
     "several ranges": Case(2, 4, 5, 24, 40, (333, 512)),
@@ -78,7 +78,7 @@ class Call:
     def to(self, dtype: torch.dtype) -> Call:
         return Call(
             self.query.to(dtype),
-            [Rows(*_converted(piece, dtype), piece.columns) for piece in self.rows],
+            [Rows(*_converted(segment, dtype), segment.columns) for segment in self.rows],
             self.visible,
             None if self.bias is None else self.bias.to(reference.softmax_dtype(dtype)),
         )
@@ -90,9 +90,9 @@ class Call:
         return self.query, keys, values, columns, self.visible, self.bias
 
 
-def _converted(piece: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    keys = piece.keys.to(dtype)
-    return keys, keys if piece.values is piece.keys else piece.values.to(dtype)
+def _converted(segment: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    keys = segment.keys.to(dtype)
+    return keys, keys if segment.values is segment.keys else segment.values.to(dtype)
 
 
 def make(
@@ -103,7 +103,7 @@ def make(
     seed: int = 0,
     biased: bool = False,
 ) -> Call:
-    """Random arguments; `shared` for one key head whose keys are the values.
+    """Random arguments; `shared` for one kv head whose keys are the values.
 
     Where rows can be invisible, there are blocks and single rows that nobody sees, a beam and a
     whole sentence that see nothing, and NaN or infinity in all rows that nobody sees.
@@ -118,7 +118,7 @@ def make(
         mask[:, :, case.total // 3 : case.total // 2] = False
         mask[:, -1] &= case.beam == 1
         mask[case.groups // 2] &= case.groups == 1
-    pieces, start = [], 0
+    segments, start = [], 0
     for rows in case.rows:
         column = torch.randperm(columns, generator=random)[: case.groups]
         keys = torch.randn(rows, columns, kv_heads, case.width, generator=random)
@@ -133,7 +133,7 @@ def make(
             poison = torch.tensor([math.nan, math.inf]).repeat(columns)[:columns].double()
             keys[dead] = poison.expand(rows, -1)[dead][:, None, None]
             values[dead] = poison.expand(rows, -1)[dead][:, None, None]
-        pieces.append(Rows(keys, values, column))
+        segments.append(Rows(keys, values, column))
         start += rows
     query = torch.randn(case.groups, case.beam, case.heads, case.width, generator=random)
     bias = None
@@ -142,7 +142,7 @@ def make(
         bias = torch.randn(shape, generator=random, dtype=torch.float64)
         bias[torch.rand(shape, generator=random) < 0.2] = -math.inf
         bias[-1:, -1:] = -math.inf  # a head that sees nothing
-    return Call(query.double() / math.sqrt(case.width), pieces, mask, bias).to(dtype)
+    return Call(query.double() / math.sqrt(case.width), segments, mask, bias).to(dtype)
 
 
 def error(x: Tensor, truth: Tensor) -> float:
@@ -258,7 +258,7 @@ def test_one_key_head_may_have_values_of_its_own(case) -> None:
 def test_sentences_may_share_a_column() -> None:
     call = make(CASES["beams"], dtype=torch.float32)
     columns = torch.tensor([4, 1, 4])
-    rows = [piece._replace(columns=columns) for piece in call.rows]
+    rows = [segment._replace(columns=columns) for segment in call.rows]
     assert_close_to_reference(Call(call.query, rows, None))
 
 
@@ -276,12 +276,12 @@ def test_strided_inputs_are_read_in_place(shared, dtype) -> None:
         return wide[:, :, 1:, 1 : width + 1].permute(2, 1, 0, 3)
 
     rows = []
-    for index, piece in enumerate(call.rows):
-        if index == 0:  # each piece has strides of its own
-            keys = strided(piece.keys)
-            piece = Rows(keys, keys if shared else strided(piece.values), piece.columns)
-        columns = torch.stack([piece.columns, piece.columns], 1)[:, 0]
-        rows.append(piece._replace(columns=columns))
+    for index, segment in enumerate(call.rows):
+        if index == 0:  # each segment has strides of its own
+            keys = strided(segment.keys)
+            segment = Rows(keys, keys if shared else strided(segment.values), segment.columns)
+        columns = torch.stack([segment.columns, segment.columns], 1)[:, 0]
+        rows.append(segment._replace(columns=columns))
     assert call.visible is not None
     visible = torch.ones(*call.visible.shape[:2], call.visible.size(2) + 5, dtype=torch.bool)
     visible[..., : call.visible.size(2)] = call.visible
@@ -305,7 +305,7 @@ def test_no_rows_give_zero_and_no_sentences_give_nothing(shared) -> None:
             ours = assert_close_to_reference(make(case, visible, torch.float32, shared))
             assert ours.context.eq(0).all() and ours.mass is not None and ours.mass.eq(0).all()
     call = make(Case(1, 3, 2, 4, 5, (6,)), "beam", torch.float32, shared)
-    rows = [piece._replace(columns=piece.columns[:0]) for piece in call.rows]
+    rows = [segment._replace(columns=segment.columns[:0]) for segment in call.rows]
     assert call.visible is not None
     ours = attend(call.query[:0], rows, call.visible[:0])
     assert ours.context.shape == (0, 3, 2, 4 if shared else 5)
@@ -328,8 +328,10 @@ def test_scores_far_from_zero_neither_overflow_nor_vanish(shared, scale) -> None
     # Scores that rise or fall along the rows: every block has another maximum.
     total = call.rows[0].keys.size(0)
     ramp = torch.linspace(0, scale, total)[:, None, None]
-    for piece in call.rows:
-        piece.keys[..., 0] = ramp[: piece.keys.size(0)] if piece.keys.size(0) <= total else scale
+    for segment in call.rows:
+        segment.keys[..., 0] = (
+            ramp[: segment.keys.size(0)] if segment.keys.size(0) <= total else scale
+        )
     call.query[..., 0] = 1.0
     ours = attend(call.query, call.rows, None)
     exact = call.to(torch.float64)
@@ -394,15 +396,15 @@ def test_misfitting_arguments_are_named() -> None:
         (0, query[0], r"query: expected \[groups, beam, heads, width\], .*, got \[3, 4, 5\]"),
         (0, query[..., :0], r"width at least 1, got \[2, 3, 4, 0\]"),
         (0, query.double(), r"keys\[0\]: expected dtype Double, got Float"),
-        (0, query[:, :, :3], r"keys: expected 1 or 3 key heads, got 4"),
+        (0, query[:, :, :3], r"keys: expected 1 or 3 kv heads, got 4"),
         (0, query[..., :4], r"keys\[0\]: expected \[rows, columns, 4, 4\], got \[7, 5, 4, 5\]"),
-        (1, [], r"keys: expected 1 to 16 pieces, got 0"),
-        (1, keys[:1], r"columns: expected 1 tensors, one for each piece of keys, got 2"),
-        (1, [keys[0][0], keys[1]], r"keys\[0\]: expected \[rows, columns, key heads, width\]"),
+        (1, [], r"keys: expected 1 to 16 segments, got 0"),
+        (1, keys[:1], r"columns: expected 1 tensors, one for each segment of keys, got 2"),
+        (1, [keys[0][0], keys[1]], r"keys\[0\]: expected \[rows, columns, kv_heads, width\]"),
         (1, [keys[0], keys[1].half()], r"keys\[1\]: expected dtype Float, got Half"),
         (1, [keys[0].transpose(2, 3).contiguous().transpose(2, 3), keys[1]],
          r"keys\[0\]: expected a contiguous last dimension \(stride 1\), got strides"),
-        (2, values[:1], r"values: expected 2 tensors, one for each piece of keys, got 1"),
+        (2, values[:1], r"values: expected 2 tensors, one for each segment of keys, got 1"),
         (2, [values[0][:6], values[1]], r"values\[0\]: expected 7 rows and 5 columns"),
         (2, [values[0], values[1][:, :, :1]], r"values\[1\]: expected \[rows, columns, 4, 6\]"),
         (3, [columns[0], columns[1].int()], r"columns\[1\]: expected dtype Long, got Int"),
@@ -422,10 +424,10 @@ def test_misfitting_arguments_are_named() -> None:
     for index, value, message in wrong:
         with pytest.raises(RuntimeError, match=message):
             torch.ops.el_attention.attend(*replaced(call, index, value))
-    pieces = MAX_PIECES + 1
-    with pytest.raises(RuntimeError, match="keys: expected 1 to 16 pieces, got 17"):
+    segments = MAX_SEGMENTS + 1
+    with pytest.raises(RuntimeError, match="keys: expected 1 to 16 segments, got 17"):
         torch.ops.el_attention.attend(
-            query, keys[:1] * pieces, values[:1] * pieces, columns[:1] * pieces, None, None
+            query, keys[:1] * segments, values[:1] * segments, columns[:1] * segments, None, None
         )
     for bad in (5, -1):
         with pytest.raises(
@@ -503,7 +505,7 @@ def test_reasons_against_the_compiled_operators(monkeypatch) -> None:
     assert "do not drop weights" in (
         compiled.unsupported(call.query, call.rows, torch.ones(())) or ""
     )
-    assert "take 16 pieces of rows, not 17" in (
+    assert "take 16 segments of rows, not 17" in (
         compiled.unsupported(call.query, call.rows * 17) or ""
     )
     call.query.requires_grad_()
@@ -514,10 +516,10 @@ def test_reasons_against_the_compiled_operators(monkeypatch) -> None:
         assert compiled.unsupported(call.query) == "the compiled ones are not built: nobody did"
 
 
-def test_more_pieces_than_the_compiled_operators_take_are_read_by_the_reference() -> None:
-    call = make(Case(2, 3, 4, 5, 5, (2,) * (MAX_PIECES + 1)), dtype=torch.float32, shared=True)
+def test_more_segments_than_the_compiled_operators_take_are_read_by_the_reference() -> None:
+    call = make(Case(2, 3, 4, 5, 5, (2,) * (MAX_SEGMENTS + 1)), dtype=torch.float32, shared=True)
     ours = attend(call.query, call.rows, None)
-    joined = torch.cat([piece.keys[:, piece.columns] for piece in call.rows])
+    joined = torch.cat([segment.keys[:, segment.columns] for segment in call.rows])
     expected = compiled.attend(call.query, [Rows(joined, joined, torch.arange(2))], None)
     torch.testing.assert_close(ours.context, expected.context)
 

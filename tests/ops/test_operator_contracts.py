@@ -73,8 +73,8 @@ def public_operator(operator: str) -> Callable[[Arguments], Any]:
         values = list(arguments.values())
         if operator in ("attend", "weights"):
             query, keys = arguments["query"], arguments["keys"]
-            pieces = zip(keys, arguments.get("values") or keys, arguments["columns"], strict=True)
-            rows, visible = [Rows(*piece) for piece in pieces], arguments["visible"]
+            segments = zip(keys, arguments.get("values") or keys, arguments["columns"], strict=True)
+            rows, visible = [Rows(*segment) for segment in segments], arguments["visible"]
             attended = ops.attend(query, rows, visible, bias=arguments["bias"])
             return attended.weights if operator == "weights" else attended.context
         if operator == "block_ngrams_":

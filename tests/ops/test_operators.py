@@ -94,9 +94,9 @@ def kept(
 
 
 def blocks(states: Tensor, cuts: int) -> list[tuple[Tensor, int]]:
-    """Cuts [G, U, width] into [rows, G, width] pieces, laid out as fairseq's T x B x C."""
-    pieces = states.transpose(0, 1).contiguous().tensor_split(cuts)
-    return [(piece, piece.size(0)) for piece in pieces if piece.size(0)]
+    """Cuts [G, U, width] into [rows, G, width] segments, laid out as fairseq's T x B x C."""
+    segments = states.transpose(0, 1).contiguous().tensor_split(cuts)
+    return [(segment, segment.size(0)) for segment in segments if segment.size(0)]
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_each_plan_equals_multi_head_attention(plan, size, bias, cuts, operators
     query = torch.randn(groups, beam, heads, head_dim, dtype=torch.float64)
     states = torch.randn(groups, length, width, dtype=torch.float64)
     visible = visibility(groups, beam, length)
-    rows = [kept(plan, weights, piece) for piece, _ in blocks(states, cuts)]
+    rows = [kept(plan, weights, segment) for segment, _ in blocks(states, cuts)]
     result = plan.read(weights, query, rows, visible)
     expected, probabilities = multi_head(weights, query, states, visible)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -140,7 +140,7 @@ def test_sinks_and_dropout_keep_the_biases_exact(plan, with_bias, drop, operator
             torch.ones(groups, beam, heads, length + 2, dtype=torch.float64), 0.4
         )
         assert (dropout_mask.sum(-1) - (length + 2)).abs().max() > 0.5  # the sum of p is far from 1
-    rows = [kept(plan, weights, piece) for piece, _ in blocks(states, 2)]
+    rows = [kept(plan, weights, segment) for segment, _ in blocks(states, 2)]
     result = plan.read(weights, query, rows, visible, sinks, dropout_mask=dropout_mask)
     expected, probabilities = multi_head(weights, query, states, visible, sinks, dropout_mask)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -160,7 +160,7 @@ def test_each_plan_adds_a_bias(plan, size, sinks, operators) -> None:
     bias[..., :-1][torch.rand(groups, heads, length - 1) < 0.2] = -math.inf
     visible[..., -1] = True
     extra = (Sink(*torch.randn(2, heads, head_dim, dtype=torch.float64)), Sink(None, None))[:sinks]
-    rows = [kept(plan, weights, piece) for piece, _ in blocks(states, 3)]
+    rows = [kept(plan, weights, segment) for segment, _ in blocks(states, 3)]
     result = plan.read(weights, query, rows, visible, extra, bias=bias)
     expected, probabilities = multi_head(weights, query, states, visible, extra, bias=bias)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
@@ -227,7 +227,7 @@ def test_rows_that_nobody_sees_may_hold_anything(plan, poison, operators) -> Non
     dead[columns] = ~visible.any(1)
     assert dead.sum() > 2 * length + 3 * groups
     states[dead] = poison
-    rows = [kept(plan, weights, piece, columns) for piece, _ in blocks(states, 2)]
+    rows = [kept(plan, weights, segment, columns) for segment, _ in blocks(states, 2)]
     result = plan.read(weights, query, rows, visible)
     torch.testing.assert_close(result.heads, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(result.weights, probabilities, rtol=1e-12, atol=1e-12)

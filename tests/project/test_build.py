@@ -86,7 +86,7 @@ def test_without_a_compiler_or_torch_the_package_is_pure_python_and_says_why(
     assert result.returncode == 0, result.stderr
     assert f"setup.py: no compiled operators: {expected}" in result.stderr
     note = tmp_path / "el_attention" / "_C.json"
-    assert json.loads(note.read_text()) == {"obstacle": expected}
+    assert json.loads(note.read_text()) == {"unsupported": expected}
     assert extension.load(note) == f"not built: {expected}"
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import el_attention.state.states
-from el_attention.ops.compiled import MAX_PIECES
+from el_attention.ops import MAX_SEGMENTS
 from el_attention.state import BeamTree, RowCache, States, View, capacity
-from el_attention.state.tree import GROWTH, MAX_SEGMENTS
+from el_attention.state.tree import GROWTH
 
 CPU = torch.device("cpu")
 
@@ -149,7 +149,7 @@ def test_segments_grow_so_that_even_long_generations_have_few() -> None:
     for step in range(120):
         view, _ = tree.append(step)  # no beam ever takes over from another: nothing is shared
     rows = [segment.rows for segment in tree.segments]
-    assert sum(rows) >= 12_000 and len(rows) <= MAX_PIECES and len(view.segments) == len(rows)
+    assert sum(rows) >= 12_000 and len(rows) <= MAX_SEGMENTS and len(view.segments) == len(rows)
     for index, size in enumerate(rows):
         assert 2 * size >= sum(rows[:index]) and size >= GROWTH
     assert sum(rows) <= 1.5 * 12_000 + 1, "and never much beyond what is needed"
@@ -213,10 +213,6 @@ def test_segments_are_merged_when_there_are_many_and_no_beam_sees_a_difference(
     assert merges > 0
     width = states.tree.segments[0].width
     assert width < 5, "and columns of finished sentences are gone"
-
-
-def test_no_attention_reads_more_segments_than_the_compiled_operators_take() -> None:
-    assert MAX_SEGMENTS <= MAX_PIECES
 
 
 def test_positions_are_kept_only_where_somebody_reads_them() -> None:

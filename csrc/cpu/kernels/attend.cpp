@@ -18,17 +18,17 @@ Layout layout(const AttendParams& params, bool only_scores) {
   using A = Accumulate<T>;
   const Sizes& sizes = params.sizes;
   Layout layout{};
-  layout.many_queries = !only_scores && queries_per_key_head(sizes) >= kManyQueries;
+  layout.many_queries = !only_scores && queries_per_kv_head(sizes) >= kManyQueries;
   const int64_t tasks = layout.many_queries ? kManyQueriesTasks : kTasks;
   const int64_t least = layout.many_queries ? 576 : 128, most = 4 * least;
-  const int64_t even = up(std::max<int64_t>(sizes.groups * sizes.rows / tasks, 1), 32);
+  const int64_t even = round_up(std::max<int64_t>(sizes.groups * sizes.rows / tasks, 1), 32);
   layout.range = std::min(std::max(even, least), most);
-  layout.ranges = (sizes.rows + layout.range - 1) / layout.range;
+  layout.ranges = divide_up(sizes.rows, layout.range);
   layout.many_queries ? ManyQueries<T>::fill_layout(params, layout)
                       : FewQueries<T>::fill_layout(params, layout);
-  layout.partial = sizes.key_heads * layout.query_stride * (layout.value_stride + 2);
-  layout.partial = up(layout.partial, kCacheLine / static_cast<int64_t>(sizeof(A)));
-  layout.packed_query = up(layout.packed_query, kCacheLine / static_cast<int64_t>(sizeof(A)));
+  layout.partial = sizes.kv_heads * layout.query_stride * (layout.value_stride + 2);
+  layout.partial = round_up(layout.partial, kCacheLine / static_cast<int64_t>(sizeof(A)));
+  layout.packed_query = round_up(layout.packed_query, kCacheLine / static_cast<int64_t>(sizeof(A)));
   Arena<A> arena(nullptr);
   arena.template take<Row<T>>(layout.range);
   if (layout.many_queries) {
@@ -70,8 +70,8 @@ bool combine(const AttendParams& params, const Layout& layout, int64_t group, vo
     return Partial<A>(params, layout, static_cast<A*>(partials) + range * layout.partial);
   };
   Vec<T> zeros(A(0));  // the sum of 0 x context
-  for (int64_t k = 0; k < sizes.key_heads; ++k) {
-    for (int64_t m = 0; m < queries_per_key_head(sizes); ++m) {
+  for (int64_t k = 0; k < sizes.kv_heads; ++k) {
+    for (int64_t m = 0; m < queries_per_kv_head(sizes); ++m) {
       const int64_t query = k * layout.query_stride + m, out = query_index(sizes, group, k, m);
       A highest = minus_infinity<A>();
       for (int64_t r = 0; r < layout.ranges; ++r) {
@@ -113,8 +113,8 @@ void weights(const AttendParams& params, const Layout& layout, int64_t group, in
   int64_t count = 0;
   for (int64_t first = 0; first < rows.count; first += count) {
     count = kernel.score(rows, first, /*then_values=*/false);
-    for (int64_t k = 0; k < sizes.key_heads; ++k) {
-      for (int64_t m = 0; m < queries_per_key_head(sizes); ++m) {
+    for (int64_t k = 0; k < sizes.kv_heads; ++k) {
+      for (int64_t m = 0; m < queries_per_kv_head(sizes); ++m) {
         const int64_t query = query_index(sizes, group, k, m);
         const A base = finite_or_zero(static_cast<const A*>(lse)[query]);
         A* out = static_cast<A*>(weights) + query * sizes.rows;

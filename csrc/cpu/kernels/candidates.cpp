@@ -75,35 +75,35 @@ struct CandidateRow {
 
   const T* logits;
   A lse, score;
-  int64_t first;  // index of word 0
+  int64_t first;  // index of token 0
 
   // In this order of operations everywhere, so that all implementations give the same bits.
-  A value(int64_t word) const {
-    const A value = (static_cast<A>(logits[word]) - lse) + score;
+  A value(int64_t token) const {
+    const A value = (static_cast<A>(logits[token]) - lse) + score;
     return std::isnan(value) ? minus_infinity<A>() : value;
   }
 
   void offer(int64_t begin, int64_t end, Best<A>& best) const {
-    for (int64_t word = begin; word < end; ++word) best.offer(value(word), first + word);
+    for (int64_t token = begin; token < end; ++token) best.offer(value(token), first + token);
   }
 
-  // Whether one of the kStep words from `word` on exceeds `last`; NaN does not.
-  bool exceeds(int64_t word, A last) const {
+  // Whether one of the kStep tokens from `token` on exceeds `last`; NaN does not.
+  bool exceeds(int64_t token, A last) const {
     const Vec<T> base(lse), bonus(score), bar(last);
     Vec<T> over(A(0));
-    for (int64_t v = word; v < word + kStep; v += kLanes) {
+    for (int64_t v = token; v < token + kStep; v += kLanes) {
       over = over | (((load(logits + v) - base) + bonus) > bar);
     }
     return over.zero_mask() != (1 << kLanes) - 1;
   }
 
   void scan(int64_t begin, int64_t end, Best<A>& best) const {
-    int64_t word = begin;
-    for (; word < end && !best.full(); ++word) best.offer(value(word), first + word);
-    for (; word + kStep <= end; word += kStep) {
-      if (exceeds(word, best.last())) offer(word, word + kStep, best);
+    int64_t token = begin;
+    for (; token < end && !best.full(); ++token) best.offer(value(token), first + token);
+    for (; token + kStep <= end; token += kStep) {
+      if (exceeds(token, best.last())) offer(token, token + kStep, best);
     }
-    offer(word, end, best);
+    offer(token, end, best);
   }
 };
 

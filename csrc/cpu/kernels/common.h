@@ -10,7 +10,8 @@
 #include <cmath>
 #include <limits>
 
-#include "../dispatch.h"
+#include "../../integers.h"
+#include "table.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
@@ -37,8 +38,6 @@ auto& for_dtype(c10::ScalarType dtype, const Choose& choose) {
       return choose(at::BFloat16{});
   }
 }
-
-inline int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 template <typename A>
 constexpr A minus_infinity() {
@@ -137,8 +136,8 @@ class Arena {
   template <typename T = A>
   T* take(int64_t count) {
     A* part = memory_ == nullptr ? nullptr : memory_ + used_;
-    used_ +=
-        up(count * static_cast<int64_t>(sizeof(T)), kCacheLine) / static_cast<int64_t>(sizeof(A));
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), kCacheLine) /
+             static_cast<int64_t>(sizeof(A));
     return reinterpret_cast<T*>(part);
   }
   int64_t used() const { return used_; }
@@ -148,23 +147,23 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// Queries of one sentence that share a key head, M = B * (heads that share one).
-inline int64_t queries_per_key_head(const Sizes& sizes) {
-  return sizes.beam * sizes.heads / sizes.key_heads;
+// Queries of one sentence that share a kv head, M = B * (heads that share one).
+inline int64_t queries_per_kv_head(const Sizes& sizes) {
+  return sizes.beam * sizes.heads / sizes.kv_heads;
 }
 
-// The place of query m of key head k in [G, B, H].
+// The place of query m of kv head k in [G, B, H].
 inline int64_t query_index(const Sizes& sizes, int64_t group, int64_t k, int64_t m) {
-  const int64_t sharing = sizes.heads / sizes.key_heads;
+  const int64_t sharing = sizes.heads / sizes.kv_heads;
   return (group * sizes.beam + m / sharing) * sizes.heads + k * sharing + m % sharing;
 }
 
 // A row of a sentence.
 template <typename T>
 struct Row {
-  const T* key;                  // of key head 0, [W]
-  const T* value;                // of key head 0, [V]
-  int64_t key_head, value_head;  // from one key head to the next
+  const T* key;                  // of kv head 0, [W]
+  const T* value;                // of kv head 0, [V]
+  int64_t key_head, value_head;  // from one kv head to the next
   int64_t index;                 // in [0, U)
 };
 
@@ -180,40 +179,44 @@ struct SeenRows {
       : row(arena.template take<Row<T>>(layout.range)), count(0), by_all(true) {
     const int64_t begin = range * layout.range;
     const int64_t end = std::min(begin + layout.range, params.sizes.rows);
-    const bool* visible = params.visible + group * params.visible_group;
-    const int64_t beams = params.visible_beam == 0 ? 1 : params.sizes.beam;
+    const bool* visible = params.rows.visible + group * params.rows.visible_group;
+    const int64_t beams = params.rows.visible_beam == 0 ? 1 : params.sizes.beam;
     int64_t start = 0;
-    for (int64_t i = 0; i < params.piece_count; ++i) {
-      const Piece& piece = params.pieces[i];
-      const T* key = static_cast<const T*>(piece.keys) + piece.columns[group] * piece.key_column;
+    for (int64_t i = 0; i < params.rows.segment_count; ++i) {
+      const Segment& segment = params.rows.segments[i];
+      const T* key =
+          static_cast<const T*>(segment.keys) + segment.columns[group] * segment.key.column;
       const T* value =
-          static_cast<const T*>(piece.values) + piece.columns[group] * piece.value_column;
-      const int64_t stop = std::min(end, start + piece.rows);
+          static_cast<const T*>(segment.values) + segment.columns[group] * segment.value.column;
+      const int64_t stop = std::min(end, start + segment.rows);
       for (int64_t u = std::max(begin, start); u < stop; ++u) {
-        if (params.visible != nullptr) {
+        if (params.rows.visible != nullptr) {
           int64_t seeing = 0;
-          for (int64_t b = 0; b < beams; ++b) seeing += visible[b * params.visible_beam + u];
+          for (int64_t b = 0; b < beams; ++b) seeing += visible[b * params.rows.visible_beam + u];
           if (seeing == 0) continue;
           by_all &= seeing == beams;
         }
-        row[count++] = {key + (u - start) * piece.key_row, value + (u - start) * piece.value_row,
-                        piece.key_head, piece.value_head, u};
+        row[count++] = {key + (u - start) * segment.key.row,
+                        value + (u - start) * segment.value.row, segment.key.head,
+                        segment.value.head, u};
       }
-      start += piece.rows;
+      start += segment.rows;
     }
   }
 };
 
-// Whether query m of a key head sees a row.
+// Whether query m of a kv head sees a row.
 inline bool sees(const AttendParams& params, int64_t group, int64_t m, int64_t index) {
-  const int64_t beam = m / (params.sizes.heads / params.sizes.key_heads);
-  return params.visible[group * params.visible_group + beam * params.visible_beam + index];
+  const int64_t beam = m / (params.sizes.heads / params.sizes.kv_heads);
+  return params.rows
+      .visible[group * params.rows.visible_group + beam * params.rows.visible_beam + index];
 }
 
 // The bias of a head of a sentence, [U]; there must be one.
 template <typename A>
 const A* bias_of(const AttendParams& params, int64_t group, int64_t head) {
-  return static_cast<const A*>(params.bias) + group * params.bias_group + head * params.bias_head;
+  return static_cast<const A*>(params.rows.bias) + group * params.rows.bias_group +
+         head * params.rows.bias_head;
 }
 
 // A partial result: the attention of a sentence to one range.
@@ -225,12 +228,12 @@ struct Partial {
 
   Partial(const AttendParams& params, const Layout& layout, void* memory)
       : context(static_cast<A*>(memory)),
-        maximum(context + params.sizes.key_heads * layout.query_stride * layout.value_stride),
-        sum(maximum + params.sizes.key_heads * layout.query_stride) {}
+        maximum(context + params.sizes.kv_heads * layout.query_stride * layout.value_stride),
+        sum(maximum + params.sizes.kv_heads * layout.query_stride) {}
 
   // Makes it that of no rows; the context only where nothing will be written over it.
   void clear(const AttendParams& params, const Layout& layout, bool with_context) const {
-    const int64_t queries = params.sizes.key_heads * layout.query_stride;
+    const int64_t queries = params.sizes.kv_heads * layout.query_stride;
     if (with_context) std::fill_n(context, queries * layout.value_stride, A(0));
     std::fill_n(maximum, queries, minus_infinity<A>());
     std::fill_n(sum, queries, A(0));

@@ -1,4 +1,4 @@
-// Few queries per key head, as the beams of a sentence are in the shared projection.
+// Few queries per kv head, as the beams of a sentence are in the shared projection.
 //
 // Bound by memory: every key and every value is read once, in the order in which it lies in memory
 // (all heads of a row together), and meets all queries of the sentence while it is in registers.
@@ -16,16 +16,16 @@ class FewQueries {
 
   static void fill_layout(const AttendParams& params, Layout& layout) {
     const Sizes& sizes = params.sizes;
-    layout.query_stride = queries_per_key_head(sizes);
-    layout.value_stride = up(sizes.value_width, kLanes);
-    layout.packed_query = sizes.beam * sizes.heads * up(sizes.width, kLanes);
+    layout.query_stride = queries_per_kv_head(sizes);
+    layout.value_stride = round_up(sizes.value_width, kLanes);
+    layout.packed_query = sizes.beam * sizes.heads * round_up(sizes.width, kLanes);
   }
 
   // Packs the queries of a sentence as [K, M, W], each followed by zeros to a whole vector.
   static void pack_query(const AttendParams& params, int64_t group, A* packed) {
     const Sizes& sizes = params.sizes;
-    const int64_t queries = queries_per_key_head(sizes), stride = up(sizes.width, kLanes);
-    for (int64_t k = 0; k < sizes.key_heads; ++k) {
+    const int64_t queries = queries_per_kv_head(sizes), stride = round_up(sizes.width, kLanes);
+    for (int64_t k = 0; k < sizes.kv_heads; ++k) {
       for (int64_t m = 0; m < queries; ++m, packed += stride) {
         const T* query =
             static_cast<const T*>(params.query) + query_index(sizes, group, k, m) * sizes.width;
@@ -40,17 +40,17 @@ class FewQueries {
       : params_(params),
         layout_(layout),
         group_(group),
-        queries_(queries_per_key_head(params.sizes)),
-        query_stride_(up(params.sizes.width, kLanes)),
+        queries_(queries_per_kv_head(params.sizes)),
+        query_stride_(round_up(params.sizes.width, kLanes)),
         packed_(static_cast<const A*>(packed)),
-        scores_(arena.take(params.sizes.key_heads * queries_ * kBlock)) {}
+        scores_(arena.take(params.sizes.kv_heads * queries_ * kBlock)) {}
 
   // Attends to rows, of which there may be none.
   void attend(const SeenRows<T>& rows, const Partial<A>& partial) {
     partial.clear(params_, layout_, /*with_context=*/true);
     for (int64_t first = 0; first < rows.count; first += kBlock) {
       const int64_t count = score(rows, first, /*then_values=*/true);
-      for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) soften(i, partial);
+      for (int64_t i = 0; i < params_.sizes.kv_heads * queries_; ++i) soften(i, partial);
       for (int64_t t = 0; t < count; t += kRows) {
         add_context(rows, first, t, count, partial.context);
       }
@@ -65,7 +65,7 @@ class FewQueries {
     const int64_t count = std::min(kBlock, rows.count - first);
     for (int64_t t = 0; t < count; t += kRows) {
       const bool last = then_values && t + kRows >= count;
-      for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
+      for (int64_t k = 0; k < params_.sizes.kv_heads; ++k) {
         const Tile keys(rows, first + t, k, kKeys);
         const Tile next =
             last ? Tile(rows, first, k, kValues) : Tile(rows, first + t + kRows, k, kKeys);
@@ -76,10 +76,10 @@ class FewQueries {
         for (; m < queries_; ++m) dot<1>(keys, k, m, t, next);
       }
     }
-    for (int64_t i = 0; i < params_.sizes.key_heads * queries_; ++i) {
+    for (int64_t i = 0; i < params_.sizes.kv_heads * queries_; ++i) {
       A* scores = scores_ + i * kBlock;
       std::fill(scores + count, scores + kBlock, minus_infinity<A>());
-      if (params_.bias != nullptr) add_bias(row, count, i, scores);
+      if (params_.rows.bias != nullptr) add_bias(row, count, i, scores);
       if (rows.by_all) continue;
       for (int64_t t = 0; t < count; ++t) {
         if (!sees(params_, group_, i % queries_, row[t].index)) scores[t] = minus_infinity<A>();
@@ -88,7 +88,7 @@ class FewQueries {
     return count;
   }
 
-  // The score of row t of the block for query m of key head k.
+  // The score of row t of the block for query m of kv head k.
   A score_of(int64_t k, int64_t m, int64_t t) const {
     return scores_[(k * queries_ + m) * kBlock + t];
   }
@@ -103,7 +103,7 @@ class FewQueries {
 
   enum Part { kKeys, kValues };
 
-  // One key head of kRows rows; after the last row of the range that row again.
+  // One kv head of kRows rows; after the last row of the range that row again.
   struct Tile {
     const T* row[kRows];
 
@@ -121,7 +121,7 @@ class FewQueries {
     }
   };
 
-  // Scores of a tile of rows for queries [m, m + kQueries) of key head k. The first queries fetch
+  // Scores of a tile of rows for queries [m, m + kQueries) of kv head k. The first queries fetch
   // the next tile.
   template <int64_t kQueries>
   void dot(const Tile& keys, int64_t k, int64_t m, int64_t t, const Tile& next) {
@@ -149,9 +149,9 @@ class FewQueries {
     for (int64_t q = 0; q < kQueries; ++q) store_sums(products[q], scores + q * kBlock);
   }
 
-  // Adds the bias to the scores of query i, counted over all key heads.
+  // Adds the bias to the scores of query i, counted over all kv heads.
   void add_bias(const Row<T>* row, int64_t count, int64_t i, A* scores) const {
-    const int64_t sharing = params_.sizes.heads / params_.sizes.key_heads;
+    const int64_t sharing = params_.sizes.heads / params_.sizes.kv_heads;
     const int64_t head = i / queries_ * sharing + i % queries_ % sharing;
     const A* bias = bias_of<A>(params_, group_, head);
     for (int64_t t = 0; t < count; ++t) scores[t] += bias[row[t].index];
@@ -187,7 +187,7 @@ class FewQueries {
   // after the last row are 0.
   void add_context(const SeenRows<T>& rows, int64_t first, int64_t t, int64_t count, A* context) {
     const Part part = t + kRows < count ? kValues : kKeys;
-    for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
+    for (int64_t k = 0; k < params_.sizes.kv_heads; ++k) {
       const Tile values(rows, first + t, k, kValues), next(rows, first + t + kRows, k, part);
       int64_t m = 0;
       for (; m + kContextQueries <= queries_; m += kContextQueries) {

@@ -18,8 +18,9 @@ class FewRows {
   static constexpr int64_t kRows = 4;
 
   static int64_t scratch(const LinearParams& p, int64_t groups) {
-    const int64_t rows = up(p.rows, kRows);
-    return rows * (up(std::min(p.inputs, kDepth), kLine) + kept(p, groups) * kOutputs) + 2 * kLine;
+    const int64_t rows = round_up(p.rows, kRows);
+    return rows * (round_up(std::min(p.inputs, kDepth), kLine) + kept(p, groups) * kOutputs) +
+           2 * kLine;
   }
 
   static void run(const LinearParams& p, int64_t first, int64_t last, void* scratch) {
@@ -39,10 +40,10 @@ class FewRows {
 
   FewRows(const LinearParams& p, int64_t first, int64_t last, void* scratch)
       : p_(p),
-        tiles_((p.rows + kRows - 1) / kRows),
+        tiles_(divide_up(p.rows, kRows)),
         first_(first),
         last_(last),
-        stride_(up(std::min(p.inputs, kDepth), kLine)) {
+        stride_(round_up(std::min(p.inputs, kDepth), kLine)) {
     Arena<A> arena(scratch);
     packed_ = arena.take(tiles_ * kRows * stride_);
     sums_ = arena.take(kept(p, last - first) * tiles_ * kTile);

@@ -1,4 +1,4 @@
-// Many queries per key head, as all heads of all beams are for the expanded query.
+// Many queries per kv head, as all heads of all beams are for the expanded query.
 //
 // Bound by arithmetic: two matrix products, scores = keys x queries and context += weights x
 // values. A block of rows stays in L2 between the two. It is packed, converted and padded once, or
@@ -16,7 +16,7 @@ namespace {
 template <typename T>
 class Ahead {
  public:
-  // Rows [row, last), with keys and values of key head k; values only where they are not the keys.
+  // Rows [row, last), with keys and values of kv head k; values only where they are not the keys.
   Ahead(const Row<T>* row, const Row<T>* last, int64_t k, int64_t width, int64_t value_width)
       : row_(row), last_(last), k_(k), widths_{width, value_width} {
     begin();
@@ -57,16 +57,16 @@ class ManyQueries {
 
   static void fill_layout(const AttendParams& params, Layout& layout) {
     const Sizes& sizes = params.sizes;
-    layout.query_stride = up(up(queries_per_key_head(sizes), kLanes), kTile);
-    layout.value_stride = up(sizes.value_width, kLanes);
-    layout.packed_query = sizes.key_heads * lanes_of(sizes) * sizes.width;
+    layout.query_stride = round_up(round_up(queries_per_kv_head(sizes), kLanes), kTile);
+    layout.value_stride = round_up(sizes.value_width, kLanes);
+    layout.packed_query = sizes.kv_heads * lanes_of(sizes) * sizes.width;
   }
 
   // Packs the queries of a sentence as [K, panels of up to kVectors vectors of queries, W, queries
   // of the panel]; queries after the last are 0.
   static void pack_query(const AttendParams& params, int64_t group, A* packed) {
     const Sizes& sizes = params.sizes;
-    for (int64_t k = 0; k < sizes.key_heads; ++k) {
+    for (int64_t k = 0; k < sizes.kv_heads; ++k) {
       for (int64_t first = 0, panel; first < lanes_of(sizes); first += panel) {
         panel = Tile::panel_of(lanes_of(sizes) - first);
         for (int64_t m = first; m < first + panel; m += kLanes) {
@@ -84,7 +84,7 @@ class ManyQueries {
         group_(group),
         lanes_(lanes_of(params.sizes)),
         same_(keys_are_values(params)),
-        key_stride_(up(params.sizes.width, kLanes)),
+        key_stride_(round_up(params.sizes.width, kLanes)),
         packed_(static_cast<const A*>(packed)),
         keys_(arena.take(kBlock * key_stride_)),
         values_(arena.take(same_ ? 0 : kBlock * layout.value_stride)),
@@ -97,7 +97,7 @@ class ManyQueries {
     partial.clear(params_, layout_, /*with_context=*/rows.count == 0);
     std::fill_n(scores_, kBlock * layout_.query_stride, A(0));
     std::fill_n(scale_, layout_.query_stride, A(0));
-    for (int64_t k = 0; k < params_.sizes.key_heads; ++k) {
+    for (int64_t k = 0; k < params_.sizes.kv_heads; ++k) {
       for (int64_t first = 0; first < rows.count; first += kBlock) {
         attend(rows, first, std::min(kBlock, rows.count - first), k, partial);
       }
@@ -109,14 +109,16 @@ class ManyQueries {
   static constexpr int64_t kLanes = Vec<T>::size(), kTile = Tile::kRows, kPanel = Tile::kPanel;
   static constexpr int64_t kBlock = 96;  // rows that share a softmax, a multiple of kTile
 
-  static int64_t lanes_of(const Sizes& sizes) { return up(queries_per_key_head(sizes), kLanes); }
+  static int64_t lanes_of(const Sizes& sizes) {
+    return round_up(queries_per_kv_head(sizes), kLanes);
+  }
 
   static bool keys_are_values(const AttendParams& params) {
     bool same = params.sizes.width == params.sizes.value_width;
-    for (int64_t i = 0; i < params.piece_count; ++i) {
-      const Piece& piece = params.pieces[i];
-      same &= piece.keys == piece.values && piece.key_row == piece.value_row &&
-              piece.key_column == piece.value_column && piece.key_head == piece.value_head;
+    for (int64_t i = 0; i < params.rows.segment_count; ++i) {
+      const Segment& segment = params.rows.segments[i];
+      same &= segment.keys == segment.values && segment.key.row == segment.value.row &&
+              segment.key.column == segment.value.column && segment.key.head == segment.value.head;
     }
     return same;
   }
@@ -126,7 +128,7 @@ class ManyQueries {
   static void pack_lanes(const AttendParams& params, int64_t group, int64_t k, int64_t m,
                          int64_t panel, A* packed) {
     const Sizes& sizes = params.sizes;
-    const int64_t count = queries_per_key_head(sizes) - m;
+    const int64_t count = queries_per_kv_head(sizes) - m;
     A block[kLanes * kLanes] = {}, columns[kLanes * kLanes];
     for (int64_t w = 0; w < sizes.width; w += kLanes) {
       const int64_t inner = std::min(kLanes, sizes.width - w);
@@ -169,7 +171,7 @@ class ManyQueries {
       Ahead<T> ahead(at(t + kTile), at(t + 2 * kTile), k, width, same_ ? 0 : value_width);
       score(keys, t, packed_ + k * lanes_ * width, ahead);
     }
-    if (params_.bias != nullptr) add_bias(row, count, k);
+    if (params_.rows.bias != nullptr) add_bias(row, count, k);
     if (!rows.by_all) hide(row, count);
     soften(count, partial.maximum + k * layout_.query_stride,
            partial.sum + k * layout_.query_stride);
@@ -269,10 +271,10 @@ class ManyQueries {
     }
   }
 
-  // Adds the bias to the scores of the queries of key head k.
+  // Adds the bias to the scores of the queries of kv head k.
   void add_bias(const Row<T>* row, int64_t count, int64_t k) {
-    const int64_t queries = queries_per_key_head(params_.sizes);
-    const int64_t sharing = params_.sizes.heads / params_.sizes.key_heads;
+    const int64_t queries = queries_per_kv_head(params_.sizes);
+    const int64_t sharing = params_.sizes.heads / params_.sizes.kv_heads;
     for (int64_t head = 0; head < sharing; ++head) {
       const A* bias = bias_of<A>(params_, group_, k * sharing + head);
       for (int64_t t = 0; t < count; ++t) {
@@ -285,7 +287,7 @@ class ManyQueries {
 
   // Sets the scores of rows that a query does not see to -inf.
   void hide(const Row<T>* row, int64_t count) {
-    const int64_t queries = queries_per_key_head(params_.sizes);
+    const int64_t queries = queries_per_kv_head(params_.sizes);
     for (int64_t t = 0; t < count; ++t) {
       A* scores = scores_ + t * layout_.query_stride;
       for (int64_t m = 0; m < queries; ++m) {

@@ -19,8 +19,8 @@ class ManyRows {
   static constexpr int64_t kOutputs = kLanes;  // that are transposed together
 
   static int64_t scratch(const LinearParams& p, int64_t groups) {
-    const int64_t rows = up(std::min(p.rows, kBlock), kLanes);
-    const int64_t depth = up(std::min(p.inputs, kDepth), kLanes);
+    const int64_t rows = round_up(std::min(p.rows, kBlock), kLanes);
+    const int64_t depth = round_up(std::min(p.inputs, kDepth), kLanes);
     return rows * (depth + kept(p, groups) * kOutputs) + kOutputs * converted(depth) + 4 * kLine;
   }
 
@@ -56,11 +56,11 @@ class ManyRows {
       : p_(p),
         row_(row),
         rows_(std::min(kBlock, p.rows - row)),
-        vectors_((rows_ + kLanes - 1) / kLanes),
-        tiles_((vectors_ + kVectors - 1) / kVectors),
+        vectors_(divide_up(rows_, kLanes)),
+        tiles_(divide_up(vectors_, kVectors)),
         first_(first),
         last_(last),
-        depth_(up(std::min(p.inputs, kDepth), kLanes)) {
+        depth_(round_up(std::min(p.inputs, kDepth), kLanes)) {
     Arena<A> arena(scratch);
     transposed_ = arena.take(vectors_ * kLanes * depth_);
     sums_ = arena.take(kept(p, last - first) * kOutputs * vectors_ * kLanes);
@@ -161,7 +161,7 @@ class ManyRows {
   template <int64_t kCount>
   void add_tile(const A* rows, const A* const* summed, const T* const* weight, int64_t ahead,
                 int64_t depth, A* sums) const {
-    constexpr int64_t kTall = outputs(kCount), kFetched = (kTall + kTurns - 1) / kTurns;
+    constexpr int64_t kTall = outputs(kCount), kFetched = divide_up(kTall, kTurns);
     const A* single[kTall];
     Vec<T> tile[kTall][kCount];
     for (int64_t o = 0; o < kTall; ++o) {

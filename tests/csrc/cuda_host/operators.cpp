@@ -89,18 +89,19 @@ double bias_of(const Rows& rows, Dtype dtype, int64_t group, int64_t head, int64
   return Array(rows.bias, wide(dtype))[group * rows.bias_group + head * rows.bias_head + row];
 }
 
-// Calls f(row, piece, its row in the piece, column of the sentence) for the rows that a beam sees.
+// Calls f(row, segment, its row in the segment, column of the sentence) for the rows that a beam
+// sees.
 template <typename F>
 void each_seen(const Rows& rows, int64_t group, int64_t beam, F f) {
   int64_t row = 0;
-  for (int64_t i = 0; i < rows.piece_count; ++i) {
-    const Piece& piece = rows.pieces[i];
-    const int64_t column = piece.columns[group];
-    TORCH_CHECK(column >= 0 && column < piece.column_count, "column");
-    for (int64_t r = 0; r < piece.rows; ++r, ++row) {
+  for (int64_t i = 0; i < rows.segment_count; ++i) {
+    const Segment& segment = rows.segments[i];
+    const int64_t column = segment.columns[group];
+    TORCH_CHECK(column >= 0 && column < segment.column_count, "column");
+    for (int64_t r = 0; r < segment.rows; ++r, ++row) {
       if (!rows.visible ||
           rows.visible[group * rows.visible_group + beam * rows.visible_beam + row]) {
-        f(row, piece, r, column);
+        f(row, segment, r, column);
       }
     }
   }
@@ -110,13 +111,13 @@ int64_t position(const Strides& strides, int64_t row, int64_t column, int64_t he
   return row * strides.row + column * strides.column + head * strides.head;
 }
 
-// Calls f(group, beam, head, key head, position in [G, B, H]) for each query.
+// Calls f(group, beam, head, kv head, position in [G, B, H]) for each query.
 template <typename F>
 void each_query(const Sizes& sizes, F f) {
   for (int64_t q = 0; q < sizes.groups * sizes.beam * sizes.heads; ++q) {
     const int64_t head = q % sizes.heads;
     f(q / sizes.heads / sizes.beam, q / sizes.heads % sizes.beam, head,
-      head * sizes.key_heads / sizes.heads, q);
+      head * sizes.kv_heads / sizes.heads, q);
   }
 }
 
@@ -143,18 +144,20 @@ void launch_attend(const AttendPlan&, const AttendParams& params, Dtype dtype, v
   const Sizes& sizes = params.sizes;
   const Array query(params.query, dtype), context(params.context, dtype);
   const Array lse(params.lse, wide(dtype));
-  each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t key_head, int64_t q) {
+  each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t kv_head, int64_t q) {
     double sum = 0;
     std::vector<double> mean(sizes.value_width, 0.0);
-    each_seen(params.rows, group, beam, [&](int64_t u, const Piece& piece, int64_t r, int64_t c) {
-      const Array keys(piece.keys, dtype), values(piece.values, dtype);
-      const double weight =
-          std::exp(score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)) +
-                   bias_of(params.rows, dtype, group, head, u));
-      sum += weight;
-      const int64_t value = position(piece.value, r, c, key_head);
-      for (int64_t v = 0; v < sizes.value_width; ++v) mean[v] += weight * values[value + v];
-    });
+    each_seen(params.rows, group, beam,
+              [&](int64_t u, const Segment& segment, int64_t r, int64_t c) {
+                const Array keys(segment.keys, dtype), values(segment.values, dtype);
+                const double weight =
+                    std::exp(score_of(sizes, query, q, keys, position(segment.key, r, c, kv_head)) +
+                             bias_of(params.rows, dtype, group, head, u));
+                sum += weight;
+                const int64_t value = position(segment.value, r, c, kv_head);
+                for (int64_t v = 0; v < sizes.value_width; ++v)
+                  mean[v] += weight * values[value + v];
+              });
     lse.set(q, std::log(sum));
     for (int64_t v = 0; v < sizes.value_width; ++v) {
       context.set(q * sizes.value_width + v, sum > 0 ? mean[v] / sum : 0.0);
@@ -167,14 +170,16 @@ void launch_weights(const WeightsParams& params, Dtype dtype, const Device&, Str
   const Sizes& sizes = params.sizes;
   const Array query(params.query, dtype), lse(params.lse, wide(dtype));
   const Array weights(params.weights, wide(dtype));
-  each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t key_head, int64_t q) {
+  each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t kv_head, int64_t q) {
     for (int64_t u = 0; u < sizes.rows; ++u) weights.set(q * sizes.rows + u, 0.0);
-    each_seen(params.rows, group, beam, [&](int64_t u, const Piece& piece, int64_t r, int64_t c) {
-      const Array keys(piece.keys, dtype);
-      const double score = score_of(sizes, query, q, keys, position(piece.key, r, c, key_head)) +
-                           bias_of(params.rows, dtype, group, head, u);
-      weights.set(q * sizes.rows + u, std::exp(score - (std::isinf(lse[q]) ? 0 : lse[q])));
-    });
+    each_seen(
+        params.rows, group, beam, [&](int64_t u, const Segment& segment, int64_t r, int64_t c) {
+          const Array keys(segment.keys, dtype);
+          const double score =
+              score_of(sizes, query, q, keys, position(segment.key, r, c, kv_head)) +
+              bias_of(params.rows, dtype, group, head, u);
+          weights.set(q * sizes.rows + u, std::exp(score - (std::isinf(lse[q]) ? 0 : lse[q])));
+        });
   });
 }
 

@@ -30,19 +30,19 @@ const void* array_of(Driver& driver, const std::string& name, Dtype dtype) {
 
 Rows rows_of(Driver& driver, Dtype dtype, bool with_values) {
   Rows rows{};
-  rows.piece_count = driver.integer("pieces");
-  for (int i = 0; i < rows.piece_count; ++i) {
-    Piece& piece = rows.pieces[i];
+  rows.segment_count = driver.integer("segments");
+  for (int i = 0; i < rows.segment_count; ++i) {
+    Segment& segment = rows.segments[i];
     const std::string keys = "keys" + std::to_string(i), values = "values" + std::to_string(i);
-    piece.rows = driver.integer(keys + "_rows");
-    piece.column_count = driver.integer(keys + "_columns");
-    piece.columns = driver.input<int64_t>("columns" + std::to_string(i));
-    piece.keys = array_of(driver, keys, dtype);
-    piece.key = strides_of(driver, keys);
+    segment.rows = driver.integer(keys + "_rows");
+    segment.column_count = driver.integer(keys + "_columns");
+    segment.columns = driver.input<int64_t>("columns" + std::to_string(i));
+    segment.keys = array_of(driver, keys, dtype);
+    segment.key = strides_of(driver, keys);
     if (!with_values) continue;
     const bool own = driver.has(values);
-    piece.values = own ? array_of(driver, values, dtype) : piece.keys;
-    piece.value = own ? strides_of(driver, values) : piece.key;
+    segment.values = own ? array_of(driver, values, dtype) : segment.keys;
+    segment.value = own ? strides_of(driver, values) : segment.key;
   }
   if (driver.has("visible")) {
     rows.visible = driver.input<bool>("visible");
