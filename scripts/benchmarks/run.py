@@ -33,9 +33,9 @@ def measure(
         case: to measure.
         systems: keys of `systems.SYSTEMS`.
         folder: with the checkpoint of the case's model.
-        rounds: of turns.
+        rounds: the number of turns of each system.
         once: seconds; a system whose generation takes longer has one turn only.
-        threads: of each system.
+        threads: the number of threads of each system.
         out: takes lines on what happens.
 
     Returns:
@@ -107,13 +107,18 @@ def score_gap(reference: Hypotheses, mine: Hypotheses) -> float | None:
 def differing(reference: Hypotheses, mine: Hypotheses) -> int:
     """For how many sentences the hypotheses are others.
 
-    A system that ends no hypothesis has one more token in each: the others then must be among
-    those of the reference.
+    A system that ends no hypothesis has one more token in each: without it, they must be among
+    those of the other system.
     """
     count = 0
     for ours, theirs in zip(reference, mine, strict=True):
-        expected = [tokens for tokens, _ in ours]
-        got = [tokens[: len(expected[0])] for tokens, _ in theirs]
-        same_steps = len(theirs[0][0]) == len(expected[0])
-        count += got != expected if same_steps else any(tokens not in expected for tokens in got)
+        shorter, longer = sorted(
+            ([tokens for tokens, _ in hypotheses] for hypotheses in (ours, theirs)),
+            key=lambda found: len(found[0]),
+        )
+        steps = len(shorter[0])
+        if len(longer[0]) == steps:
+            count += longer != shorter
+        else:
+            count += any(tokens[:steps] not in shorter for tokens in longer)
     return count

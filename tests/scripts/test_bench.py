@@ -97,6 +97,7 @@ def test_hypotheses_differ_by_order_or_if_longer_by_their_beginning() -> None:
     assert run.differing(reference, [reference[0][::-1], reference[1]]) == 1
     longer = [[([3, 4, 9], 0.0), ([3, 4, 1], 0.0)], [([5, 6, 9], 0.0), ([7, 9, 9], 0.0)]]
     assert run.differing(reference, longer) == 1
+    assert run.differing(longer, reference) == 1
 
 
 def test_the_floor_is_that_of_reading_or_of_multiplying() -> None:
