@@ -30,13 +30,13 @@ class Candidate:
     """A choice of plans, and what it costs.
 
     Attributes:
-        expanded: for each kind of attention of the model whether it expands its query; if not, it
-            projects its states.
-        step_seconds: predicted for a step with the full batch, half of the tokens generated.
-        seconds: predicted for the batch: encoder or prompt, then all steps.
+        expanded: says for each kind of attention of the model whether it expands its query; if not,
+            it projects its states.
+        step_seconds: the predicted time of a step with the full batch, half-way through.
+        seconds: the predicted time of the batch: encoder or prompt, then all steps.
         state_bytes: kept between steps at the end, the encoder output included.
         needed_bytes: states and the temporaries of a step.
-        peak_bytes: at the worst moment, weights not included.
+        peak_bytes: the memory at the worst moment, weights not included.
     """
 
     expanded: Mapping[str, bool]
@@ -100,7 +100,7 @@ def best(found: Sequence[Candidate], available: float) -> Candidate:
     Of candidates that are about equally fast the one with the smallest states is returned.
 
     Args:
-        found: at least one.
+        found: the candidates, at least one.
         available: bytes for states and temporaries.
     """
     fitting = [candidate for candidate in found if candidate.needed_bytes <= available]
@@ -116,7 +116,7 @@ def largest_fitting(fits: Callable[[int], bool], limit: int = LARGEST) -> int:
 
     Args:
         fits: false for all sizes above one for which it is false.
-        limit: at least 1.
+        limit: a number, at least 1.
     """
     low, high = 0, 1
     while high <= limit and fits(high):

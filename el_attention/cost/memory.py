@@ -59,7 +59,7 @@ def usable(device: Device, context: bool = True) -> float:
     """Returns the bytes of a device that tensors can have.
 
     Args:
-        device: with its memory.
+        device: the device and its memory.
         context: whether a process needs a context there, as on a GPU.
     """
     return (device.memory - CONTEXT_BYTES * context) * (1 - FRAGMENTATION)

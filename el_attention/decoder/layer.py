@@ -24,10 +24,10 @@ class Layer:
         """Looks up what steps need.
 
         Args:
-            spec: of the layer, which may stand in several places.
+            spec: the spec of the layer, which may stand in several places.
             index: its place.
-            states: of the generation.
-            plans: by kind of attention, `SELF` and `SOURCE`.
+            states: the states of the generation.
+            plans: the plan of each kind of attention, `SELF` and `SOURCE`.
         """
         self._spec = spec
         self._states = states

@@ -36,7 +36,7 @@ class Decoding:
     G sentences of B beams each; the beams of a sentence are neighbours.
 
     Attributes:
-        spec: of the decoder.
+        spec: the spec of the decoder.
         states: the tree, the rows of all attentions, and the source.
         choices: the plans, and why they were chosen: by kind, `SELF` and `SOURCE`.
     """
@@ -54,7 +54,7 @@ class Decoding:
         """Begins a generation.
 
         Args:
-            spec: of the decoder.
+            spec: the spec of the decoder.
             planner: chooses the plans.
             sentences: number of sentences, G.
             beam: beams of each sentence, B.
@@ -137,7 +137,7 @@ class Decoding:
 
         Args:
             tokens: int64 [G' * B].
-            position: of the tokens in their sequences, or int64 [G' * B], of each.
+            position: the position of all tokens in their sequences, or int64 [G' * B], of each.
             is_padding: bool [G' * B], beams whose token is padding, which no later one sees; or
                 None.
             active: int64 [G'], the sentences that take this step, or None for all.

@@ -70,7 +70,7 @@ class Norm:
     """A layer normalization, or one by the root mean square (`rms`).
 
     Attributes:
-        width: of what is normalized.
+        width: the width of what is normalized.
         weight: [width] or None for 1.
         bias: [width] or None for 0; None if `rms`.
         eps: what is added to the variance or the mean square.
@@ -106,12 +106,12 @@ class EmbeddingSpec:
 
     Attributes:
         tokens: [V, E].
-        scale: of token embeddings.
-        projections: applied in order, from E to C.
-        tokens_norm: of what is added to the positions, or None.
+        scale: what token embeddings are multiplied by.
+        projections: what is applied in order, from E to C.
+        tokens_norm: the norm of what is added to the positions, or None.
         positions: [rows, C], learned or sinusoidal; None for none.
         offset: row of position 0.
-        norm: of the sum, or None.
+        norm: the norm of the sum, or None.
     """
 
     tokens: Tensor
@@ -150,7 +150,7 @@ class EmbeddingSpec:
 
         Args:
             tokens: int64, of any shape.
-            position: of all tokens, or int64 of a shape that broadcasts to that of `tokens`.
+            position: the position of all tokens, or int64 of a shape that broadcasts to theirs.
 
         Returns:
             [*tokens.shape, C].
@@ -228,11 +228,11 @@ class AttentionSpec:
         heads: H.
         query: [H * D, C].
         key: [H * D, C], or [H * D, K] over an encoder output.
-        value: as `key`.
+        value: like `key`.
         output: [C, H * D].
-        scale: of the projected query.
+        scale: what the projected query is multiplied by.
         sinks: keys and values that belong to no state.
-        position_bias: of self-attention, or None.
+        position_bias: the bias of self-attention, or None.
     """
 
     heads: int
@@ -348,7 +348,7 @@ class OutputSpec:
 
     Attributes:
         projection: [V, C'], often the token embeddings.
-        scale: of the hidden states.
+        scale: what the hidden states are multiplied by.
         bias: [V], a bias beside that of the projection; or None.
     """
 
@@ -371,9 +371,9 @@ class DecoderSpec:
     """A decoder.
 
     Attributes:
-        embedding: of tokens and positions.
-        layers: from the first to the last; a layer may stand in several places.
-        norm: after the last layer, or None.
+        embedding: the embedding of tokens and positions.
+        layers: the layers from the first to the last; a layer may stand in several places.
+        norm: the norm after the last layer, or None.
         project_out: [C', C], after the norm, or None.
         output: makes logits of hidden states [..., C']; None where the front end does.
     """

@@ -130,7 +130,7 @@ def save_checkpoint(args: Namespace, weights: dict[str, Tensor], path: Path) -> 
     Args:
         args: options of fairseq-train.
         weights: parameters by name.
-        path: of the file.
+        path: the path of the file.
     """
     history = {"criterion_name": "CrossEntropyCriterion", "optimizer_name": "FairseqAdam"}
     # Without it fairseq takes a decoder for one of its first, which had no final norm.

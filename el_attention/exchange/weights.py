@@ -106,7 +106,7 @@ def to_transformers(rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> dic
     """Returns parameters of Transformers.
 
     Args:
-        rules: of the model.
+        rules: the rules of the model.
         weights: parameters of fairseq by name.
 
     Raises:
@@ -130,7 +130,7 @@ def to_fairseq(rules: Sequence[Rule], weights: Mapping[str, Tensor]) -> dict[str
     """Returns parameters of fairseq; rows of positions that no token has are 0.
 
     Args:
-        rules: of the model.
+        rules: the rules of the model.
         weights: parameters of Transformers by name, tied ones under all of their names.
 
     Raises:

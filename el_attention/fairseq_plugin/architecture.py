@@ -35,7 +35,7 @@ def architecture_of(model: BaseFairseqModel) -> Architecture:
     """Returns the shapes of a Transformer; those of its first layer stand for all.
 
     Args:
-        model: with a decoder of the Transformer's, and an encoder of the Transformer's or none.
+        model: a model with a Transformer's decoder, and with a Transformer's encoder or none.
     """
     encoder = getattr(model, "encoder", None)
     decoder = model.decoder

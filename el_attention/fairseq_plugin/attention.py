@@ -112,7 +112,7 @@ class ELAttention(Specialized, _Base):
         """Returns this attention in a generation over `states`; None for fairseq's attention.
 
         Args:
-            state: of the generation.
+            state: the state of the generation.
             states: queries, of the dtype of what is kept.
             key: as in `forward`; that of encoder-decoder attention must be the encoder output.
             is_padding: bool [sentences or G * B, S], of `key`, or None.

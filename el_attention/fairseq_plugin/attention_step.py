@@ -31,8 +31,8 @@ class AttentionStep:
         """Looks up what steps need.
 
         Args:
-            module: which has nothing against shared states.
-            plan: of this generation.
+            module: an attention that can read shared states.
+            plan: the plan of this generation.
         """
         self.plan = plan
         self._module = module
@@ -63,7 +63,7 @@ class AttentionStep:
         """Attends from the newest token of every beam.
 
         Args:
-            state: of the generation.
+            state: the state of the generation.
             projected: [G * B, H * head_dim], the projected query.
             query: [G * B, embed_dim]; self-attention keeps its states.
             need_weights: whether attention weights are of use.

@@ -29,8 +29,8 @@ class BatchSizes:
         """Takes what does not depend on the sources.
 
         Args:
-            models: of an ensemble, prepared for inference, where they are to run; each gets the
-                same part of the memory.
+            models: the models of an ensemble, prepared for inference, where they are to run; each
+                gets the same part of the memory.
             cfg: fairseq's configuration that they are prepared for; None if they are not.
             plan: one of `PLAN_CHOICES`.
             budget: bytes for states and temporaries; None for what is free now.
@@ -99,7 +99,7 @@ class DatasetByMemory(BaseWrapperDataset):
         """Cuts ordered sentences into batches; the order of the sentences stays.
 
         Args:
-            indices: of the sentences, in order.
+            indices: the indices of the sentences, in order.
             max_tokens: does not matter.
             max_sentences: does not matter.
             required_batch_size_multiple: does not matter.

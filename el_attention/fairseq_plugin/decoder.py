@@ -45,7 +45,7 @@ class ELDecoder(Specialized, _Base):
 
     Attributes:
         el_planner: chooses the plans of a generation.
-        el_alignment_layer: whose attention a generation records; None for the last.
+        el_alignment_layer: the layer whose attention a generation records; None for the last.
         el_alignment_heads: how many of its heads are averaged; None for all.
     """
 
@@ -119,7 +119,7 @@ class ELDecoder(Specialized, _Base):
         """Processes prompts at once, each sentence once, if `begin` has found a runtime.
 
         Args:
-            incremental_state: with a state that `begin` has just made.
+            incremental_state: holds a state that `begin` has just made.
             tokens: int64 [G, P], right-padded; the first is the beginning of the sequence.
         """
         state = DecodingState.find(incremental_state)

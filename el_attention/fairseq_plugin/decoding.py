@@ -105,7 +105,7 @@ class DecodingState:
         """Logs the plan of a kind of attention, and which operators compute it.
 
         Args:
-            kind: of attention.
+            kind: the kind of attention.
             choice: its plan, and why.
             reason: why the compiled operators cannot run, or None.
         """
@@ -134,7 +134,7 @@ class ModuleSteps:
         reordering: the modules that follow the beams.
         per_beam: gives copies of the encoder output to modules that read them, or None.
         columns: int64 [G * B], the column of the encoder output of each beam, or None.
-        position: of the newest token; -1 before the first.
+        position: the position of the newest token; -1 before the first.
     """
 
     def __init__(self) -> None:
@@ -155,9 +155,9 @@ class ModuleSteps:
         """Returns the plan of a kind of attention, chosen once for all attentions of the model.
 
         Args:
-            planner: of the model.
+            planner: the planner of the model.
             kind: as in `Planner.choose`.
-            states: of the generation.
+            states: the states of the generation.
             like: a tensor of the states' dtype and device.
         """
         if self._choices is None:

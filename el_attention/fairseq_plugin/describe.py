@@ -117,7 +117,7 @@ def spec_of(decoder: ELDecoder, with_source: bool) -> DecoderSpec:
     """Describes a decoder that is not `unsupported`.
 
     Args:
-        decoder: of the Transformer's.
+        decoder: a decoder of the Transformer's.
         with_source: whether there is an encoder output; fairseq's layers attend to none without.
     """
     described: dict[nn.Module, AttentionSpec] = {}  # layers may share them
@@ -134,7 +134,7 @@ def embedding_of(decoder: ELDecoder, positions: int = 0) -> EmbeddingSpec:
     """Describes the embeddings.
 
     Args:
-        decoder: of the Transformer's.
+        decoder: a decoder of the Transformer's.
         positions: how many a sinusoidal table is to have at least.
     """
     before = (decoder.quant_noise, decoder.project_in_dim)

@@ -32,7 +32,7 @@ class ELEncoder(Specialized, _Base):
         """Encodes the sources of a generation; on a CPU in parts, which need less memory.
 
         Args:
-            net_input: of a batch.
+            net_input: the input of a batch.
 
         Returns:
             The output of `forward`.  Embeddings, which only decoders of other kinds read, are

@@ -38,7 +38,7 @@ class SharedEncoderOut(MutableMapping[str, Any], _Dict):
         """Takes over an encoder output, without copying it.
 
         Args:
-            shared: of the encoder's `forward`.
+            shared: the output of the encoder's `forward`.
             columns: int64 [beams], the sentence of each beam.
         """
         self._shared = {name: shared[name] for name in SENTENCE_AXIS if name in shared}

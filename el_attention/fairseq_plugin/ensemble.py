@@ -49,8 +49,9 @@ class ELEnsemble(Specialized, _Base):
 
         Args:
             sentences: number of sentences.
-            incremental_states: of every model, empty.
-            encoder_outs: of every model, reordered for the beams; empty for language models.
+            incremental_states: the states of every model, empty.
+            encoder_outs: the outputs of all encoders, reordered for the beams; empty for
+                language models.
         """
         decoders = [model.decoder for model in self.models]
         sources: list[EncoderOut | None] = [*encoder_outs] or [None] * len(decoders)

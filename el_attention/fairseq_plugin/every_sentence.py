@@ -29,9 +29,9 @@ class EverySentence(BaseWrapperDataset):
         """Makes the batches that the inner data set makes, and then those of the other sentences.
 
         Args:
-            indices: of the sentences, in order.
-            max_tokens: of a batch; a longer sentence gets a batch of its own.
-            max_sentences: of a batch.
+            indices: the indices of the sentences, in order.
+            max_tokens: the most tokens of a batch; a longer sentence gets a batch of its own.
+            max_sentences: the most sentences of a batch.
             required_batch_size_multiple: as in fairseq, but for the last batch.
         """
         alone = [i for i in map(int, indices) if max_tokens and self.num_tokens(i) > max_tokens]

@@ -47,7 +47,7 @@ def build_generator(original: Callable[..., Any], models: Any, options: Any, **g
         original: the method, bound to the task.
         models: the ensemble.
         options: fairseq's generation configuration.
-        given: of `seq_gen_cls`, `extra_gen_cls_kwargs` and `prefix_allowed_tokens_fn` those that
+        given: those of `seq_gen_cls`, `extra_gen_cls_kwargs` and `prefix_allowed_tokens_fn` that
             are not None.
 
     Returns:

@@ -100,9 +100,9 @@ class LinesDataset(BaseWrapperDataset):
         """Makes batches as the inner data set does, and batches of one line that is too long.
 
         Args:
-            indices: of the lines, in order.
-            max_tokens: of a batch; a longer line gets a batch of its own.
-            max_sentences: of a batch.
+            indices: the indices of the lines, in order.
+            max_tokens: the most tokens of a batch; a longer line gets a batch of its own.
+            max_sentences: the most sentences of a batch.
             required_batch_size_multiple: as in fairseq.
         """
         alone = {

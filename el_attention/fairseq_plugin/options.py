@@ -18,10 +18,10 @@ class TaskOption:
     """An option; its default is that of a task that was made without it.
 
     Attributes:
-        name: of the field; the option is the same with dashes.
+        name: the name of the field; the option is the same with dashes.
         default: if it is not given; False for an option without a value.
         help: what it does.
-        choices: of its values; none for any text.
+        choices: the values that it may have; none for any text.
     """
 
     name: str
@@ -93,7 +93,7 @@ def changed_options(options: Any, **values: Any) -> argparse.Namespace:
 
     Args:
         options: a configuration of omegaconf, or a namespace.
-        values: of any type, functions included, by name.
+        values: the values by name, of any type, functions included.
     """
     is_config = isinstance(options, DictConfig)
     old: Any = OmegaConf.to_container(options) if is_config else vars(options)

@@ -60,10 +60,10 @@ def generate_part(
     what `reason_against_parts` does not know is generated as a whole.
 
     Args:
-        generator: of the task.
-        models: of the task.
+        generator: the generator of the task.
+        models: the models of the task.
         sample: the whole batch.
-        arguments: of `generate` (prefix_tokens, constraints, bos_token).
+        arguments: the arguments of `generate` (prefix_tokens, constraints, bos_token).
         part: the sentences, at least one.
 
     Returns:
@@ -127,7 +127,7 @@ def reason_against_parts(batch: Mapping[str, Any], number: int) -> str | None:
 
     Args:
         batch: a sample, its net_input, or arguments of `generate`.
-        number: of sentences in the batch.
+        number: the number of sentences in the batch.
     """
     for name, value in batch.items():
         if name == "net_input":

@@ -43,8 +43,8 @@ class RecordingGenerator(GeneratorWrapper):
         """Stands before a generator.
 
         Args:
-            generator: of sequences or, if it has no beam, of scores.
-            journal: of this run.
+            generator: a generator of sequences or, if it has no beam, of scores.
+            journal: the journal of this run.
             by_sentence: whether hypotheses are returned to a sentence in any batch. Their scores
                 depend on the batch in the last digit; limits of length must be each sentence's own.
         """
@@ -102,9 +102,9 @@ def sentence_keys(
     """Digests everything in a batch that the hypotheses of each sentence depend on.
 
     Args:
-        generator: of sequences or, if it has no beam, of scores.
+        generator: a generator of sequences or, if it has no beam, of scores.
         sample: the batch.
-        arguments: of `generate`.
+        arguments: the arguments of `generate`.
         by_sentence: whether a sentence is to have the same key in any batch; else its place and
             all other sentences, padding included, are in its key. `reason_against_parts` must have
             nothing against the batch then.

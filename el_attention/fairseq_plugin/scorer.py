@@ -61,7 +61,7 @@ class EnsembleScorer:
         Args:
             ensemble: the models; `unsupported` returns None for them.
             sentences: number of sentences.
-            encoder_outs: of every model, one column per beam; empty for language models.
+            encoder_outs: outputs of all encoders, one column per beam; none for a language model.
             temperature: what logits are divided by.
         """
         self._ensemble = ensemble

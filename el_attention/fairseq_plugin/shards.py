@@ -21,7 +21,7 @@ class Shard(BaseWrapperDataset):
 
         Args:
             dataset: all sentences.
-            number: of the shard, from 0 on.
+            number: the number of the shard, from 0 on.
             shards: how many there are.
             of_sentences: whether sentences are dealt out, or batches.  Batches that depend on free
                 memory differ between shards and cannot be.
@@ -57,7 +57,7 @@ def sharded(dataset: FairseqDataset, cfg: Any, number: int, by_memory: bool) -> 
     Args:
         dataset: all sentences.
         cfg: fairseq's whole configuration.
-        number: of shards that the program takes batches from itself.
+        number: the number of shards that the program takes batches from itself.
         by_memory: whether batches depend on free memory.
 
     Raises:

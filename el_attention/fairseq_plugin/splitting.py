@@ -37,7 +37,7 @@ class SplittingGenerator(GeneratorWrapper):
         """Stands before a generator.
 
         Args:
-            generator: of sequences or of scores.
+            generator: a generator of sequences or of scores.
             name_of: names a sentence by its source tokens, int64 [length]; with it a sentence that
                 does not fit, even without padding, is no error, but named in a warning and refused.
         """

@@ -96,7 +96,7 @@ class AligningGenerator(GeneratorWrapper):
         """Stands before a generator that records attention weights.
 
         Args:
-            generator: of sequences; what ends them may be the token of a language.
+            generator: a generator of sequences; the token that ends them may be that of a language.
             source: the dictionary that prints sources.
             target: the dictionary that prints hypotheses.
             languages: source tokens that are printed, and are no words.

@@ -43,7 +43,7 @@ def as_text(name: str, value: Any) -> str:
     """Writes a setting for people, or its digest if it is none that they can read.
 
     Args:
-        name: of the setting, for messages.
+        name: the name of the setting, for messages.
         value: any.
 
     Raises:

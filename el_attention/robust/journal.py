@@ -31,7 +31,7 @@ class Entry(NamedTuple):
     """What was recorded (JSON).
 
     Attributes:
-        value: of the entry.
+        value: the value of the entry.
         moment: what was kept of the moment at which its record was finished, or None.
         line: number of its record in the file, from 1.
     """
@@ -48,7 +48,7 @@ class Journal:
     journal and is pickled, the copy holds None.
 
     Attributes:
-        path: of the file.
+        path: the path of the file.
         recovered: number of entries that earlier runs left.
     """
 
@@ -58,7 +58,7 @@ class Journal:
         A record that is damaged is left out, with a warning.  An empty file is a new journal.
 
         Args:
-            path: of the file.
+            path: the path of the file.
             settings: what entries depend on; those of earlier runs must be the same.
 
         Raises:

@@ -22,9 +22,9 @@ def in_parts(
     """Works on sentences at once or, where memory does not suffice, on halves, down to one.
 
     Args:
-        work: on sentences, some of `range(number)`; returns a result for each.
-        number: of sentences.
-        size: of the work on a sentence, for messages.
+        work: takes sentences, some of `range(number)`, and returns a result for each.
+        number: the number of sentences.
+        size: the size of the work on a sentence, for messages.
         unsupported: says why sentences cannot be worked on apart, or None if they can.
 
     Returns:

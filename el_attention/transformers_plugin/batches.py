@@ -32,8 +32,8 @@ class Batches:
         """Takes what does not depend on the texts.
 
         Args:
-            model: that generates.
-            options: of the generation.
+            model: the model that generates.
+            options: the options of the generation.
             batch_size: texts of a batch, at most; None for what the memory holds.
             budget: bytes for states and temporaries; None for the model's own, or what is free now.
 

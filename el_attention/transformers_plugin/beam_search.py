@@ -134,9 +134,9 @@ class BeamSearch:
         """Begins a search.
 
         Args:
-            model: after the prompt.
-            rules: of the search.
-            processors: of logits or log-probabilities.
+            model: the model after its prompt.
+            rules: the rules of the search.
+            processors: the processors of logits or log-probabilities.
             criteria: says of sequences, int64 [n, T], which stop, bool [n].
             prompt: int64 [G * B, P], equal for the beams of a sentence.
             leaves_out: whether sentences whose result is certain may be left out.

@@ -18,7 +18,7 @@ class DecodingCache(Cache):
     """Holds all that a run of `generate` changes; stands where a `DynamicCache` would.
 
     Attributes:
-        spec: of the decoder.
+        spec: the spec of the decoder.
         beam: sequences of each sentence.
         decoding: the states, once the first tokens have been processed.
         next_positions: int64 [N], of the next tokens; None where `advance` counts.
@@ -35,7 +35,7 @@ class DecodingCache(Cache):
         """Begins a run.
 
         Args:
-            spec: of the decoder.
+            spec: the spec of the decoder.
             planner: chooses the plans.
             beam: sequences of each sentence.
             source: the encoder output, one column per sentence, or None.

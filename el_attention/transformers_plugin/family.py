@@ -30,7 +30,7 @@ class Family(ABC):
         """Describes the decoder of a model that is not `unsupported`.
 
         Args:
-            model: of the family.
+            model: the model of the family.
             has_source: whether it attends to an encoder output in this run.
         """
 
@@ -48,7 +48,7 @@ class Family(ABC):
         """Returns what the decoder attends to of an encoder output: here, all that is no padding.
 
         Args:
-            model: of the family.
+            model: the model of the family.
             states: [sentences, S, K'], the encoder output.
             mask: the attention mask of the encoder's input, zero at padding; or None.
 
@@ -61,7 +61,7 @@ class Family(ABC):
         """Returns the positions of tokens where not all of one time have the same.
 
         Args:
-            model: of the family.
+            model: the model of the family.
             tokens: int64 [N, n], the newest ones.
             past: number of tokens before them.
 

@@ -247,8 +247,8 @@ class _Continuation:
         """Goes on after the prompt.
 
         Args:
-            model: of the run.
-            cache: of the run.
+            model: the model of the run.
+            cache: the cache of the run.
             has_positions: whether the prompt came with positions, which just go on.
         """
         self._model = model

@@ -81,7 +81,7 @@ class Options:
     """The options of `generate` for all texts of a run.
 
     Attributes:
-        given: by the caller.
+        given: what the caller gave.
         beam: sequences of each text while it is generated.
         draws: whether tokens are drawn at random.
         keeps_scores: whether the scores of all tokens are kept at every step.

@@ -31,9 +31,9 @@ def run_settings(
 
     Args:
         model: as it generates.
-        tokenizer: that makes text of tokens.
-        options: of `generate`.
-        seed: of the run.
+        tokenizer: the tokenizer that makes text of tokens.
+        options: the options of `generate`.
+        seed: the seed of the run.
 
     Returns:
         Text by name, for a journal.

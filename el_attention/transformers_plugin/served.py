@@ -67,9 +67,9 @@ def unserved_run(
     """Returns why a run is not served, whatever the model, or None.
 
     Args:
-        config: of the run.
-        arguments: of the model's forward.
-        mode: which search it is.
+        config: the config of the run.
+        arguments: the arguments of the model's forward.
+        mode: the kind of search.
         has_encoder: whether the model has an encoder.
     """
     if mode not in MODES:
@@ -100,7 +100,7 @@ def unserved_source(states: Any, mask: Tensor | None) -> str | None:
     """Returns why a source is not served, or None.
 
     Args:
-        states: of the encoder.
+        states: the states of the encoder.
         mask: zero at padding, or None.
     """
     if not (isinstance(states, Tensor) and states.dim() == 3):

@@ -15,9 +15,9 @@ class Reader:
         """Takes what does not depend on the text.
 
         Args:
-            model: that is to read the tokens.
-            tokenizer: of the model.
-            options: of the generation.
+            model: the model that is to read the tokens.
+            tokenizer: the tokenizer of the model.
+            options: the options of the generation.
             truncation: whether texts that are too long are cut.
         """
         self._tokenizer, self._options = tokenizer, options

@@ -16,7 +16,7 @@ def documents(unpacked: Path, archive: Path, suffix: str) -> Iterator[tuple[str,
     Args:
         unpacked: folder of the documents; if there is none they are read from the archive.
         archive: a tar file that has them in any folder.
-        suffix: of their names; other files are left out.
+        suffix: the suffix of their names; other files are left out.
     """
     if unpacked.is_dir():
         for path in sorted(unpacked.glob(f"*{suffix}")):

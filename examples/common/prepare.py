@@ -21,7 +21,7 @@ def run(
     """Write the pairs that `pairs` finds in a folder; leave with a message if something is wrong.
 
     Args:
-        description: of the command, for --help.
+        description: the description of the command, for --help.
         pairs: (folder with the published files, policy) -> (split, pair) of every pair.
         expected: the published number of pairs in each split.
     """

@@ -40,7 +40,7 @@ class Training(NamedTuple):
         parameters: their number.
         updates: their number.
         perplexity: per piece of the validation split; a language model's is of documents too.
-        minutes: of processor time in user mode.
+        minutes: the minutes of processor time in user mode.
     """
 
     parameters: int
@@ -74,8 +74,8 @@ class Run(NamedTuple):
     """What a family gave with a kind of search; the first system is stock fairseq.
 
     Attributes:
-        family: of models.
-        options: of fairseq-generate that chose the search.
+        family: the family of models.
+        options: the options of fairseq-generate that chose the search.
         record: report.json.
         texts: the hypotheses of each system, by its name in the report.
     """

@@ -111,7 +111,7 @@ def convert_weights(weights: dict[str, Tensor], order: list[int]) -> dict[str, T
     """The parameters of fairseq's language model.
 
     Args:
-        weights: of Transformers' GPT2Model or GPT2LMHeadModel.
+        weights: the weights of Transformers' GPT2Model or GPT2LMHeadModel.
         order: GPT-2's number of each token of fairseq's dictionary.
 
     Returns:

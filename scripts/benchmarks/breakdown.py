@@ -74,7 +74,7 @@ def shares(name: str, case: Case, folder: Path) -> list[str]:
     """The line of a system: milliseconds of a step under the profiler, and the share of each kind.
 
     Args:
-        name: of the system.
+        name: the name of the system.
         case: what is generated.
         folder: with the checkpoint.
     """

@@ -67,11 +67,11 @@ class Case:
     """One row of a table.
 
     Attributes:
-        model: that generates.
+        model: the model that generates.
         batch: sentences.
         beam: hypotheses of each.
         source: tokens of each source, its end of sentence included, or of each prompt, </s> first.
-        steps: of the decoder; none of the hypotheses ends before the last.
+        steps: the number of steps of the decoder; none of the hypotheses ends before the last.
     """
 
     model: Model

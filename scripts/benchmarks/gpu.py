@@ -39,7 +39,7 @@ class System:
     Attributes:
         calls: the step over each copy of the states.
         bytes: that a call must move at least.
-        flops: of its products.
+        flops: the operations of its products.
     """
 
     calls: Sequence[Call]

@@ -35,8 +35,8 @@ def make_decisive(model: BaseFairseqModel, width: int, source: float = 1.0) -> N
     words in another order are equally good.
 
     Args:
-        model: of any family and size.
-        width: of its residual stream.
+        model: the model of any family and size.
+        width: the width of its residual stream.
         source: factor of the noise in the attention to the source, which is much the same at each
             step; less of it for long sources and large models.
     """

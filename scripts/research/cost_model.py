@@ -45,8 +45,8 @@ class Cell:
     """A published ratio and the model's.
 
     Attributes:
-        row: of the paper's table.
-        dtype: of the cell.
+        row: the row of the paper's table.
+        dtype: the dtype of the cell.
         published: speeds of the baseline and of EL, samples/s.
         predicted: the same by the model.
         batches: largest batches that fit, by the model.

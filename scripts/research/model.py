@@ -16,7 +16,7 @@ class SystemMemory(Memory):
     """Bytes at the last step of a generation, when states are longest.
 
     Attributes:
-        record: of attention weights.
+        record: the record of attention weights.
     """
 
     record: float

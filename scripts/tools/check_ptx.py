@@ -46,7 +46,7 @@ class Use(NamedTuple):
     """What a kernel takes on one architecture.
 
     Attributes:
-        registers: of a thread.
+        registers: the registers of a thread.
         stack: bytes of local memory of a thread.
         shared: bytes of static shared memory of a block.
         spilled: bytes of registers that a thread stores and loads.

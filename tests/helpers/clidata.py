@@ -115,7 +115,7 @@ class Workspace:
             setup: a key of `SETUPS`.
             checkpoints: keys of `CHECKPOINTS`, separated by colons.
             options: more arguments.
-            plan: of EL-attention; None for the stock task.
+            plan: the plan of EL-attention; None for the stock task.
         """
         prefix, chosen = ("", []) if plan is None else ("el_", ["--attention-plan", plan])
         paths = ":".join(self.checkpoint(name) for name in checkpoints.split(":"))

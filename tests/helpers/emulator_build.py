@@ -183,7 +183,7 @@ def run(
         arrays: input arrays by name; the driver sees their elements one after another.
         outputs: dtype and shape of each output array by name; also of inputs that are written.
         timeout: in seconds: an endless loop in a kernel is an error.
-        **parameters: of the driver; `schedule` and `machine` are the emulator's.
+        **parameters: the parameters of the driver; `schedule` and `machine` are the emulator's.
 
     Raises:
         KernelError: the emulator stopped a kernel.

@@ -98,10 +98,10 @@ class Feature:
     """A generation feature: how to ask fairseq for it.
 
     Attributes:
-        options: of fairseq's generation configuration.
+        options: the options of fairseq's generation configuration.
         arguments: for `generate`; replaces `arguments_of`.
         extra: makes arguments for the generator's constructor.
-        lengths: of the sources.
+        lengths: the lengths of the sources.
         left_pad: whether the sources are padded on the left.
         families: those for which stock fairseq supports it.
     """

@@ -108,7 +108,7 @@ class Case(Reproducible):
     Attributes:
         architecture: one of `ARCHITECTURES`.
         plan: how to attend.
-        seed: of weights, words and sampling.
+        seed: the seed of weights, words and sampling.
         words: size of the dictionary, special symbols aside.
         head_width: width of a head of the decoder.
         heads: heads of the decoder.
@@ -117,7 +117,7 @@ class Case(Reproducible):
         pre_norm: whether norms come first.
         tied: whether the decoder's input and output embeddings are one.
         models: number of models in the ensemble.
-        lengths: of the sources.
+        lengths: the lengths of the sources.
         left_pad: whether sources are padded on the left.
         prefix: lengths of the prefixes of the sentences, or empty; 0 for none in one sentence.
         search: one of `SEARCHES`.
@@ -127,7 +127,7 @@ class Case(Reproducible):
         max_len_a: words of the longest hypothesis for each of the source.
         batches: one of `BATCHES`.
         lenpen: length penalty.
-        temperature: of the softmax.
+        temperature: the temperature of the softmax.
         suppressed: number of words that are forbidden after a prefix.
         ngrams: length of the n-grams that may not stand twice, or 0.
         unkpen: penalty of the unknown word.

@@ -169,7 +169,7 @@ def logits_of(spec: DecoderSpec, tokens: Tensor, source: Tensor | None) -> Tenso
     """Computes the logits after every token of one sequence by their definition.
 
     Args:
-        spec: of the decoder.
+        spec: the spec of the decoder.
         tokens: int64 [T], without padding.
         source: [S, K], without padding, or None.
 

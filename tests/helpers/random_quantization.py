@@ -53,15 +53,15 @@ class QuantizationCase(Reproducible):
     """A case.
 
     Attributes:
-        family: of `families.FAMILIES`.
+        family: a key of `families.FAMILIES`.
         plan: how to attend.
-        order: of `ORDERS`.
+        order: one of `ORDERS`.
         parts: what is quantized before the conversion or, in other orders, after it.
         more: what is quantized after everything else.
         half: whether to float16, in place of int8.
         inplace: whether the decoder itself is quantized, or its copy.
         beam: number of beams.
-        lengths: of the sources.
+        lengths: the lengths of the sources.
     """
 
     family: str = "transformer"

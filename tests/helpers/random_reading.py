@@ -174,16 +174,16 @@ class ReadingCase(Reproducible):
     """A case.
 
     Attributes:
-        family: of the models with an encoder.
+        family: the family of the models with an encoder.
         plan: how to attend.
-        parts: of the encoder output, which are read.
-        access: of `ACCESSES`.
-        place: of `PLACES`.
+        parts: the parts of the encoder output, which are read.
+        access: one of `ACCESSES`.
+        place: one of `PLACES`.
         beam: number of beams.
-        lengths: of the sources.
+        lengths: the lengths of the sources.
         left_pad: whether sources are padded on the left.
         prefix: length of a prefix of every sentence, or 0.
-        options: of the search.
+        options: the options of the search.
         stock_generator: whether only the model is converted.
     """
 

@@ -23,10 +23,10 @@ class Case(Reproducible):
     """A model converted by `plan`, against itself unconverted.
 
     Attributes are options of `generate`, but for these:
-        name: of the model.
-        plan: of attention.
+        name: the name of the model.
+        plan: the plan of attention.
         double: whether the model is float64, and not float32.
-        lengths: of the sources or prompts.
+        lengths: the lengths of the sources or prompts.
         whole: whether the whole result is returned, and not its sequences.
         eos: how many tokens end a sequence.
     """

@@ -76,7 +76,7 @@ def assert_walk_agrees(
         told: whether a language model is told its beam, as our generator does.
         prompt: int64 [sentences, P], right-padded, given to a language model at once.
         tolerance: on the largest difference.
-        seed: of tokens and orders.
+        seed: the seed of tokens and orders.
     """
     generator = torch.Generator().manual_seed(seed)
     decoder = converted.decoder

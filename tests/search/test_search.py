@@ -110,11 +110,11 @@ class Case:
     """A search.
 
     Attributes:
-        words: of the dictionary, special symbols aside.
-        seed: of the table.
+        words: the words of the dictionary, special symbols aside.
+        seed: the seed of the table.
         sources: lengths of the sources.
         beam: beams, cut to all words but padding.
-        options: of stock fairseq's generator.
+        options: the options of stock fairseq's generator.
         prefix: words of every sentence; -1 is eos, -2 padding.
         eos: added to the logit of eos.
         holes: share of logits that are -inf.

@@ -32,7 +32,7 @@ class Cell:
         table: one of `TABLES`, or `CAPPED`.
         arch: the model, as in `el_attention.cost.ARCHITECTURES`.
         task: the data set, as in the paper.
-        dtype: of weights and states.
+        dtype: the dtype of weights and states.
         search: "beam", "diverse beam" or "greedy".
         system: one of `SYSTEMS` or `NO_CACHE`.
         batch: sentences, for the tables that fix them; None for the largest batch that fits.
@@ -120,9 +120,9 @@ class Profile:
     """At which size, on what and how often cells are measured.
 
     Attributes:
-        name: of the profile.
-        device: of torch.
-        dtypes: of the speed tables; the other tables use the first.
+        name: the name of the profile.
+        device: the device of torch.
+        dtypes: the dtypes of the speed tables; the other tables use the first.
         sentences: that each cell generates for; no batch is larger.
         rounds: times that all sentences are generated for; the median counts.
         memory: bytes that a cell may use: of the GPU, or by the process once its libraries are

@@ -39,7 +39,7 @@ def html(title: str, lines: Sequence[str], sections: Sequence[Section]) -> str:
     """The page.
 
     Args:
-        title: of the page.
+        title: the title of the page.
         lines: paragraphs below it.
         sections: tables, in order.
     """

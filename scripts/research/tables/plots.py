@@ -34,7 +34,7 @@ def lines(
         series: points by name.
         x: name of the axis.
         y: name of the axis.
-        title: of the plot.
+        title: the title of the plot.
         end: stands at lines that end before others do.
     """
     figure, axes = _axes(title)
@@ -64,9 +64,9 @@ def bars(parts: Mapping[str, Mapping[str, float]], unit: str, scale: float, titl
 
     Args:
         parts: sizes by name and part; all names have the same parts.
-        unit: of the printed sizes.
+        unit: the unit of the printed sizes.
         scale: printed over given sizes.
-        title: of the plot.
+        title: the title of the plot.
     """
     figure, axes = _axes(title)
     names = list(parts)

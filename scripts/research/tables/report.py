@@ -44,7 +44,7 @@ class Section:
     """A table and its plots.
 
     Attributes:
-        title: of the table.
+        title: the title of the table.
         note: what its columns mean.
         header: names of the columns; the first `names` hold words, the others figures.
         names: number of columns that hold words.

@@ -68,7 +68,7 @@ def run(
     """Measures the jobs that have no result yet, and stores each result at once.
 
     Args:
-        folder: of results.
+        folder: the folder of results.
         jobs: to run.
         work: measures a job; by default in a process of its own, so that whatever befalls it
             befalls no other.

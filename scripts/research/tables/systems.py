@@ -75,7 +75,7 @@ def build_generator(
         system: one of `research.tables.cells.SYSTEMS` or `NO_CACHE`.
         model: in eval mode.
         task: whose `build_generator` is fairseq's.
-        options: of fairseq's generation configuration.
+        options: the options of fairseq's generation configuration.
     """
     ensemble = ENSEMBLES.get(system, EnsembleModel)([model])
     generator = task.build_generator(ensemble, Namespace(**options))
