@@ -13,7 +13,8 @@ from el_attention.cost import FRAGMENTATION, Architecture, Memory, Plans, Worklo
 from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity
 from el_attention.transformers_plugin.families import family_of
-from el_attention.transformers_plugin.model import ELModel, architecture_of
+from el_attention.transformers_plugin.family import architecture_of
+from el_attention.transformers_plugin.model import ELModel
 from el_attention.transformers_plugin.options import Options
 from el_attention.transformers_plugin.served import unserved_model
 

@@ -8,29 +8,20 @@ following steps, where Transformers goes on computing it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.generation import stopping_criteria as stopping
-from transformers.generation.configuration_utils import GenerationConfig
-from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from el_attention.ops import log_sum_exp, top_candidates
 from el_attention.transformers_plugin.processors import Processors
+from el_attention.transformers_plugin.rules import Rules
 
 # What Transformers gives to what must not be chosen, in float32; and well above that.
 NEVER = -1.0e9
 ALMOST_NEVER = -1.0e8
-
-_BY_ROW = (
-    stopping.EosTokenCriteria,
-    stopping.MaxLengthCriteria,
-    stopping.MaxTimeCriteria,
-    stopping.StopStringCriteria,
-)
 
 
 class Model(Protocol):
@@ -46,57 +37,26 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Rules:
-    """The options of a search, as `GenerationConfig` has them.
+class Found:
+    """What a search returns: R hypotheses of each of G sentences, best first.
 
     Attributes:
-        beam: beams of each sentence, B.
-        candidates: continuations of each sentence that are looked at, K.
-        returned: hypotheses of each sentence that are returned.
-        max_length: most tokens of a sequence, the prompt included.
-        early_stopping: True, False or "never".
-        length_penalty: scores are divided by the number of new tokens to this power.
-        fill: token behind the end of a sequence.
+        tokens: int64 [G * R, T], padded by `Rules.fill`.
+        scores: float32 [G * R].
+        beams: int32 [G * R, T - P], the beam, counted over all sentences, that each new token
+            continued; -1 at padding.  None where sentences may be left out.
+        step_scores: [G * B, V] each, log-probabilities of all steps if `Rules.keeps_scores`.
+        step_logits: [G * B, V] each, logits of all steps if `Rules.keeps_logits`.
     """
 
-    beam: int
-    candidates: int
-    returned: int
-    max_length: int
-    early_stopping: bool | str
-    length_penalty: float
-    fill: int
+    tokens: Tensor
+    scores: Tensor
+    beams: Tensor | None
+    step_scores: list[Tensor]
+    step_logits: list[Tensor]
 
 
-def rules_of(config: GenerationConfig, vocab_size: int) -> Rules | None:
-    """Returns the rules of a search; None if it draws, or returns more than sequences."""
-    if config.do_sample or config.return_dict_in_generate or config.low_memory:
-        return None
-    pad, eos = config._pad_token_tensor, config._eos_token_tensor
-    ends = 0 if eos is None else len(eos)
-    candidates = max(2, 1 + ends) * config.num_beams
-    if candidates > config.num_beams * vocab_size:
-        return None
-    fill = -1
-    if eos is not None:  # a padding token of 0 is taken for none
-        fill = int(pad) if pad else int(eos[0])
-    return Rules(
-        beam=config.num_beams,
-        candidates=candidates,
-        returned=config.num_return_sequences,
-        max_length=config.max_length,
-        early_stopping=config.early_stopping,
-        length_penalty=config.length_penalty,
-        fill=fill,
-    )
-
-
-def stop_by_row(criteria: StoppingCriteriaList) -> bool:
-    """Whether each sequence stops without the others, and whatever its number."""
-    return all(type(criterion) in _BY_ROW for criterion in criteria)
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Places:
     """The B best hypotheses of each of A sentences.
 
@@ -104,19 +64,19 @@ class _Places:
         tokens: int64 [A, B, T].
         scores: float32 [A, B], best first; `NEVER` in empty places.
         lengths: int64 [A, B], new tokens; 0 in empty places.
+        parents: int64 [A, B], the row of the beam that the last token continued.
         finished: bool [A, B], whether a hypothesis stands there.
     """
 
     tokens: Tensor
     scores: Tensor
     lengths: Tensor
+    parents: Tensor
     finished: Tensor
 
     def take(self, index: Tensor) -> _Places:
         """Returns some of the sentences."""
-        return _Places(
-            self.tokens[index], self.scores[index], self.lengths[index], self.finished[index]
-        )
+        return _Places(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 class BeamSearch:
@@ -127,7 +87,7 @@ class BeamSearch:
         model: Model,
         rules: Rules,
         processors: Processors,
-        criteria: Callable[[Tensor, None], Tensor],
+        criteria: Callable[[Tensor, tuple[Tensor, ...] | None], Tensor],
         prompt: Tensor,
         leaves_out: bool,
     ) -> None:
@@ -137,7 +97,8 @@ class BeamSearch:
             model: the model after its prompt.
             rules: the rules of the search.
             processors: the processors of logits or log-probabilities.
-            criteria: says of sequences, int64 [n, T], which stop, bool [n].
+            criteria: says of sequences, int64 [n, T], and the scores of all steps, if they are
+                kept, which sequences stop, bool [n].
             prompt: int64 [G * B, P], equal for the beams of a sentence.
             leaves_out: whether sentences whose result is certain may be left out.
         """
@@ -159,18 +120,20 @@ class BeamSearch:
             self._tokens,
             torch.full((sentences, beam), NEVER, device=device),
             torch.zeros(sentences, beam, dtype=torch.int64, device=device),
+            torch.zeros(sentences, beam, dtype=torch.int64, device=device),
             torch.zeros(sentences, beam, dtype=torch.bool, device=device),
         )
         self._done: list[tuple[Tensor, _Places]] = []
+        # int64 [A, B] each: the row that each beam continued, of all steps.
+        self._continued: list[Tensor] = []
+        self._step_scores: list[Tensor] = []
+        self._step_logits: list[Tensor] = []
 
-    def run(self, logits: Tensor) -> Tensor:
+    def run(self, logits: Tensor) -> Found:
         """Searches to the end.
 
         Args:
-            logits: [G * B, V], after the prompt; may be overwritten.
-
-        Returns:
-            int64 [G * returned, T], the sequences, best first, padded by `Rules.fill`.
+            logits: [G * B, V], after the prompt; may be overwritten, unless they are kept.
         """
         while self._step(logits):
             logits = self._model.logits(self._tokens[:, :, -1].flatten())
@@ -182,10 +145,13 @@ class BeamSearch:
         beam = self._rules.beam
         scores, index = self._candidates(logits)
         parents, newest = index // logits.size(1), index % logits.size(1)
+        first = torch.arange(0, len(scores) * beam, beam, device=scores.device).unsqueeze(1)
         sequences = _gathered(self._tokens, parents)
         sequences = torch.cat([sequences, newest.unsqueeze(2)], 2)
-        stops = self._criteria(sequences.flatten(0, 1), None).view(scores.shape)
-        self._compete(sequences, scores, stops)
+        kept = tuple(self._step_scores) if self._rules.keeps_scores else None
+        stops = self._criteria(sequences.flatten(0, 1), kept).view(scores.shape)
+        rows = parents + first
+        self._compete(sequences, scores, rows, stops)
         running = scores + stops.to(scores.dtype) * NEVER
         chosen = running.topk(beam).indices
         self._tokens = _gathered(sequences, chosen)
@@ -196,10 +162,10 @@ class BeamSearch:
             certain = certain | self._places.finished.all(1)
         if bool(certain.all()) or bool(stops.all()):
             return False
-        first = torch.arange(0, len(scores) * beam, beam, device=scores.device)
-        rows = parents.gather(1, chosen) + first.unsqueeze(1)
+        rows = rows.gather(1, chosen)
         if self._leaves_out and bool(certain.any()):
             rows = rows[self._leave_out(certain)]
+        self._continued.append(rows)
         self._model.reorder(rows.flatten())
         return True
 
@@ -208,22 +174,30 @@ class BeamSearch:
         rules, tokens = self._rules, self._tokens.flatten(0, 1)
         if logits.dtype == torch.float64:  # Transformers searches in float32
             logits = logits.float()
-        if self._processors.take_logits(tokens.size(1)):
+        if rules.keeps_logits:
+            self._step_logits.append(logits.float())
+        is_kept = rules.keeps_scores or rules.keeps_logits
+        if not is_kept and self._processors.take_logits(tokens.size(1)):
             lse = log_sum_exp(logits)
-            kept = self._processors.forbid(tokens, logits)
+            logits = self._processors.forbid(tokens, logits)
             scores, index = top_candidates(
-                kept, lse, self._scores.flatten(), rules.beam, rules.candidates
+                logits, lse, self._scores.flatten(), rules.beam, rules.candidates
             )
+            if bool(lse.isfinite().all() & (scores[:, -1] > ALMOST_NEVER).all()):
+                return scores, index
             # Where there are not enough continuations, it is rounding that Transformers orders
             # by. After NaN it orders by chance.
-            if bool(lse.isfinite().all()) and bool((scores[:, -1] > ALMOST_NEVER).all()):
-                return scores, index
-        log_probs = self._processors(tokens, logits.float().log_softmax(-1))
+            lse = lse.masked_fill(~lse.isfinite(), torch.nan)
+            log_probs = logits.float() - lse.unsqueeze(1)
+        else:
+            log_probs = self._processors(tokens, logits.float().log_softmax(-1))
+        if rules.keeps_scores:
+            self._step_scores.append(log_probs)
         log_probs = log_probs.view(len(self._alive), rules.beam, -1) + self._scores.unsqueeze(2)
         best = log_probs.flatten(1).topk(rules.candidates)
         return best.values, best.indices
 
-    def _compete(self, sequences: Tensor, scores: Tensor, stops: Tensor) -> None:
+    def _compete(self, sequences: Tensor, scores: Tensor, rows: Tensor, stops: Tensor) -> None:
         """Lets the candidates [A, K] that stop compete for the places of their sentences."""
         rules, places = self._rules, self._places
         new = self._tokens.size(2) + 1 - self._prompt
@@ -242,6 +216,7 @@ class BeamSearch:
             _gathered(torch.cat([held, sequences], 1), chosen),
             all_scores.gather(1, chosen),
             lengths.gather(1, chosen),
+            torch.cat([places.parents, rows], 1).gather(1, chosen),
             torch.cat([places.finished, ends], 1).gather(1, chosen),
         )
 
@@ -270,15 +245,35 @@ class BeamSearch:
         missing = length - tokens.size(-1)
         return torch.nn.functional.pad(tokens, (0, missing), value=self._rules.fill)
 
-    def _result(self) -> Tensor:
-        returned, length = self._rules.returned, self._prompt
-        for _, places in self._done:
-            length = max(length, self._prompt + int(places.lengths[:, :returned].max()))
+    def _result(self) -> Found:
+        rules = self._rules
+        lengths = torch.cat([places.lengths[:, : rules.returned] for _, places in self._done])
+        longest = int(lengths.max())
         order = torch.cat([sentences for sentences, _ in self._done]).argsort()
-        tokens = torch.cat(
-            [self._padded(places.tokens[:, :returned], length) for _, places in self._done]
+
+        def joined(parts: Iterable[Tensor]) -> Tensor:
+            return torch.cat(list(parts))[order, : rules.returned].flatten(0, 1)
+
+        length = self._prompt + longest
+        return Found(
+            joined(self._padded(places.tokens, length) for _, places in self._done),
+            joined(places.scores for _, places in self._done),
+            None if self._leaves_out else self._beams(longest),
+            self._step_scores,
+            self._step_logits,
         )
-        return tokens[order].flatten(0, 1)
+
+    def _beams(self, longest: int) -> Tensor:
+        """Returns `Found.beams`, followed from the last tokens to the first."""
+        ends = self._places.lengths[:, : self._rules.returned].flatten() - 1
+        rows = self._places.parents[:, : self._rules.returned].flatten()
+        beams = []
+        for step in reversed(range(longest)):
+            beams.append(rows.masked_fill(ends < step, -1))
+            if step:
+                before = self._continued[step - 1].flatten()[rows]
+                rows = torch.where(ends < step, rows, before)
+        return torch.stack(beams[::-1], 1).to(torch.int32)
 
 
 def _gathered(sequences: Tensor, index: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from el_attention.cost import Stack
+from el_attention.cost import Architecture, Stack
 from el_attention.decoder import DecoderSpec
 
 
@@ -17,9 +17,11 @@ class Family(ABC):
 
     Attributes:
         output: what their forward returns.
+        has_own_encoder: whether an encoder, if any, is one of the family, and not of any kind.
     """
 
     output: ClassVar[type[ModelOutput]]
+    has_own_encoder: ClassVar[bool] = True
 
     @abstractmethod
     def unsupported(self, model: Any) -> str | None:
@@ -57,6 +59,15 @@ class Family(ABC):
         """
         return states, mask
 
+    def encoded(self, model: Any, length: int) -> int:
+        """Returns how many states an encoder makes of a source of some length.
+
+        Args:
+            model: the model of the family.
+            length: the number of tokens, or of frames of 10 ms.
+        """
+        return length
+
     def positions(self, model: Any, tokens: Tensor, past: int) -> Tensor | None:
         """Returns the positions of tokens where not all of one time have the same.
 
@@ -69,3 +80,20 @@ class Family(ABC):
             int64 [N, n], or None for past, past + 1, ...
         """
         return None
+
+
+def architecture_of(model: Any, family: Family, spec: DecoderSpec) -> Architecture:
+    """Returns the shapes of a model of a family; those of its first layer stand for all."""
+    layer = spec.layers[0]
+    decoder = Stack(
+        layers=len(spec.layers),
+        width=spec.embedding.width,
+        ffn=layer.feed_forward.up.outputs,
+        heads=layer.self_attn.heads,
+    )
+    return Architecture(
+        name=type(model).__name__,
+        decoder=decoder,
+        encoder=family.encoder(model),
+        vocabulary=len(spec.embedding.tokens),
+    )

@@ -14,16 +14,16 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.utils import ModelOutput
 
 from el_attention.attention import Planner
-from el_attention.cost import Architecture, Stack
-from el_attention.decoder import DecoderSpec
 from el_attention.specialize import Specialized
 from el_attention.state import Source
 from el_attention.transformers_plugin import version_4
-from el_attention.transformers_plugin.beam_search import BeamSearch, rules_of, stop_by_row
+from el_attention.transformers_plugin.beam_search import BeamSearch
 from el_attention.transformers_plugin.cache import DecodingCache
 from el_attention.transformers_plugin.families import family_of
-from el_attention.transformers_plugin.family import Family
+from el_attention.transformers_plugin.family import Family, architecture_of
+from el_attention.transformers_plugin.outputs import output_of
 from el_attention.transformers_plugin.processors import Processors
+from el_attention.transformers_plugin.rules import rules_of, stop_by_row
 from el_attention.transformers_plugin.served import (
     ARGUMENTS,
     PASSED_ON,
@@ -133,8 +133,8 @@ class ELModel(Specialized, _Model):
         *args: Any,
         **model_kwargs: Any,
     ) -> Any:
-        cache = next((x for x in model_kwargs.values() if isinstance(x, DecodingCache)), None)
-        rules = None
+        given = {k: v for k, v in model_kwargs.items() if isinstance(v, DecodingCache)}
+        cache, rules = next(iter(given.values()), None), None
         # The rules are those of Transformers 5.
         if cache is not None and not version_4.IS_4:
             rules = rules_of(generation_config, cache.vocab_size)
@@ -150,15 +150,21 @@ class ELModel(Specialized, _Model):
         processors = Processors(logits_processor)
         prefix = "decoder_" if self.config.is_encoder_decoder else ""
         has_positions = model_kwargs.get(f"{prefix}position_ids") is not None
+        returns_more = bool(generation_config.return_dict_in_generate)
         search = BeamSearch(
             _Continuation(self, cache, has_positions),
             rules,
             processors,
             stopping_criteria,
             input_ids,
-            leaves_out=processors.by_row and stop_by_row(stopping_criteria),
+            # Rows of other results are counted over all sentences.
+            not returns_more and processors.by_row and stop_by_row(stopping_criteria),
         )
-        return search.run(self._prefill(input_ids, generation_config, model_kwargs).logits[:, -1])
+        logits = self._prefill(input_ids, generation_config, model_kwargs).logits[:, -1]
+        found = search.run(logits)
+        if not returns_more:
+            return found.tokens
+        return output_of(found, generation_config, self.config.is_encoder_decoder, **given)
 
     def _el_cache(
         self, config: GenerationConfig, arguments: dict[str, Any], beam: int
@@ -267,20 +273,3 @@ class _Continuation:
     def reorder(self, rows: Tensor) -> None:
         """Goes on with the sequences `rows`, int64 [N']."""
         self._cache.reorder_cache(rows)
-
-
-def architecture_of(model: Any, family: Family, spec: DecoderSpec) -> Architecture:
-    """Returns the shapes of a model of a family; those of its first layer stand for all."""
-    layer = spec.layers[0]
-    decoder = Stack(
-        layers=len(spec.layers),
-        width=spec.embedding.width,
-        ffn=layer.feed_forward.up.outputs,
-        heads=layer.self_attn.heads,
-    )
-    return Architecture(
-        name=type(model).__name__,
-        decoder=decoder,
-        encoder=family.encoder(model),
-        vocabulary=len(spec.embedding.tokens),
-    )

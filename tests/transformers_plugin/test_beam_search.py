@@ -13,19 +13,16 @@ from torch import Tensor
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
-from transformers import PreTrainedModel  # noqa: E402
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList  # noqa: E402
 from transformers.generation import GenerationMixin  # noqa: E402
 from transformers.modeling_outputs import CausalLMOutput  # noqa: E402
 
 import el_attention  # noqa: E402
-from el_attention.transformers_plugin import beam_search  # noqa: E402
-from el_attention.transformers_plugin.beam_search import (  # noqa: E402
-    BeamSearch,
-    rules_of,
-    stop_by_row,
-)
+from el_attention.transformers_plugin.beam_search import BeamSearch, Found  # noqa: E402
+from el_attention.transformers_plugin.outputs import output_of  # noqa: E402
 from el_attention.transformers_plugin.processors import Processors  # noqa: E402
-from transformers_models import MODELS, build, inputs  # noqa: E402
+from el_attention.transformers_plugin.rules import rules_of, stop_by_row  # noqa: E402
+from transformers_models import MODELS, TWO, assert_same, build, inputs  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     int(transformers.__version__.split(".")[0]) < 5, reason="of Transformers 5"
@@ -78,11 +75,13 @@ class Searched(Scripted):
                 self.tokens = self.tokens[rows]
 
         processors = Processors(logits_processor)
-        leaves_out = processors.by_row and stop_by_row(stopping_criteria)
+        whole = generation_config.return_dict_in_generate
+        leaves_out = not whole and processors.by_row and stop_by_row(stopping_criteria)
         search = BeamSearch(
             Sequences(), rules, processors, stopping_criteria, input_ids, leaves_out
         )
-        return search.run(self.look_up(input_ids))
+        found = search.run(self.look_up(input_ids))
+        return output_of(found, generation_config, has_encoder=False) if whole else found.tokens
 
 
 def both(
@@ -92,9 +91,10 @@ def both(
     prompt: int = 2,
     dtype: torch.dtype = torch.float32,
     allowed: Callable[[int, Tensor], list[int]] | None = None,
+    criteria: Any = None,
     **options: Any,
-) -> tuple[Tensor, Tensor, Searched]:
-    """Sequences of Transformers and of the front end, and the model of the latter."""
+) -> tuple[Any, Any, Searched]:
+    """What Transformers finds and what the front end does, and the model of the latter."""
     tokens = torch.randint(3, vocab_size, (sentences, prompt), generator=torch.Generator())
     defaults = {"num_beams": 3, "max_length": 14, "pad_token_id": 1, "eos_token_id": 2}
     results, models = [], []
@@ -102,7 +102,12 @@ def both(
         model = kind(vocab_size, seed, dtype).eval()
         config = transformers.GenerationConfig(**{**defaults, **options}, use_cache=False)
         results.append(
-            model.generate(tokens, generation_config=config, prefix_allowed_tokens_fn=allowed)
+            model.generate(
+                tokens,
+                generation_config=config,
+                prefix_allowed_tokens_fn=allowed,
+                stopping_criteria=criteria,
+            )
         )
         models.append(model)
     return results[0], results[1], models[1]
@@ -143,6 +148,41 @@ def test_sequences_are_those_of_transformers(name, early) -> None:
         assert torch.equal(stock, mine)
 
 
+WHOLE = {"return_dict_in_generate": True}
+
+
+@pytest.mark.parametrize("kept", [[], ["scores"], ["logits"], ["scores", "logits"]])
+@pytest.mark.parametrize("name", ["early", "penalty", "several ends", "blocked", "forced", "pad 0"])
+def test_scores_and_beams_are_those_of_transformers(name, kept) -> None:
+    options = {
+        "num_return_sequences": 2,
+        **OPTIONS[name],
+        **WHOLE,
+        **{f"output_{what}": True for what in kept},
+    }
+    for seed in range(4):
+        stock, mine, _ = both(seed=seed, **options)
+        assert (stock.scores is None) == (mine.scores is None) == ("scores" not in kept)
+        assert_same(stock, mine, 1e-6)
+
+
+def test_criteria_see_the_scores_of_all_steps() -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Watching(StoppingCriteria):
+        def __call__(self, tokens: Tensor, scores: tuple[Tensor, ...] | None, **_: Any) -> Tensor:
+            seen.append((tokens.size(1), len(scores or ())))
+            return torch.zeros(len(tokens), dtype=torch.bool)
+
+    both(
+        criteria=StoppingCriteriaList([Watching()]),
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:] and seen[0] == (3, 1)
+
+
 # bfloat16 has too many equal logits, whose order is not defined.
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_logits_of_other_dtypes_are_searched_in_float32(dtype) -> None:
@@ -163,6 +203,14 @@ def test_few_continuations_are_ordered_as_in_transformers(allowed) -> None:
         allowed=lambda sentence, tokens: [2, *words[sentence]],
         num_return_sequences=3,
     )
+    assert torch.equal(stock, mine)
+
+
+def test_blocked_tokens_count_in_probabilities_where_few_continuations_are_left() -> None:
+    stock, mine, _ = both(
+        6, seed=702722, sentences=1, num_beams=5, eos_token_id=[4, 2, 3], no_repeat_ngram_size=3,
+        min_length=8, max_length=11,
+    )  # fmt: skip
     assert torch.equal(stock, mine)
 
 
@@ -216,7 +264,7 @@ def test_converted_models_search_so(name, early, monkeypatch) -> None:
     taken: list[BeamSearch] = []
     run = BeamSearch.run
 
-    def watched(self: BeamSearch, logits: Tensor) -> Tensor:
+    def watched(self: BeamSearch, logits: Tensor) -> Found:
         taken.append(self)
         return run(self, logits)
 
@@ -250,21 +298,31 @@ def test_positions_that_are_given_go_on() -> None:
     ngram=st.sampled_from([0, 0, 2, 3]),
     least=st.integers(0, 8),
     forced=st.booleans(),
+    whole=st.booleans(),
 )
 def test_random_searches_equal_those_of_transformers(
     vocab_size, seed, sentences, prompt, beams, returned, max_length, early, penalty, ends, pad,
-    ngram, least, forced,
+    ngram, least, forced, whole,
 ) -> None:  # fmt: skip
     options: dict[str, Any] = {"forced_eos_token_id": 2} if forced and ends is not None else {}
     stock, mine, _ = both(
         vocab_size=vocab_size, seed=seed, sentences=sentences, prompt=prompt, num_beams=beams,
         num_return_sequences=min(beams, returned), max_length=max_length, early_stopping=early,
         length_penalty=penalty, eos_token_id=ends, pad_token_id=pad, no_repeat_ngram_size=ngram,
-        min_length=least, **options,
+        min_length=least, return_dict_in_generate=whole, **options,
     )  # fmt: skip
+    if whole:
+        assert torch.equal(stock.beam_indices, mine.beam_indices)
+        stock, mine = stock.sequences, mine.sequences
     assert torch.equal(stock, mine)
 
 
-def test_searches_that_return_more_than_sequences_are_not_taken() -> None:
-    config = transformers.GenerationConfig(num_beams=2, return_dict_in_generate=True)
-    assert beam_search.rules_of(config, 10) is None
+@pytest.mark.parametrize("name", TWO)
+def test_converted_models_return_scores_and_beams(name) -> None:
+    model = build(name)
+    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 15, **WHOLE}
+    arguments = inputs(model, (7, 2, 5, 3))
+    expected = model.generate(**arguments, **options)
+    found = el_attention.convert(model).generate(**arguments, **options)
+    assert torch.equal(expected.beam_indices, found.beam_indices)
+    assert type(expected) is type(found) and expected.keys() == found.keys()
