@@ -21,6 +21,7 @@ from el_attention.attention import Projections, Sink
 from el_attention.ops import linear, softmax_dtype
 
 Activation = Callable[[Tensor], Tensor]
+Positions = Callable[[Tensor], Tensor]
 
 
 def _expect(field: str, expected: object, got: object) -> None:
@@ -109,8 +110,9 @@ class EmbeddingSpec:
         scale: what token embeddings are multiplied by.
         projections: what is applied in order, from E to C.
         tokens_norm: the norm of what is added to the positions, or None.
-        positions: [rows, C], learned or sinusoidal; None for none.
-        offset: row of position 0.
+        positions: [rows, C], learned or sinusoidal; or what computes [..., C] of int64 [...];
+            None for none.
+        offset: row of position 0, of a table.
         norm: the norm of the sum, or None.
     """
 
@@ -118,7 +120,7 @@ class EmbeddingSpec:
     scale: float = 1.0
     projections: tuple[Affine, ...] = ()
     tokens_norm: Norm | None = None
-    positions: Tensor | None = None
+    positions: Tensor | Positions | None = None
     offset: int = 0
     norm: Norm | None = None
 
@@ -128,7 +130,7 @@ class EmbeddingSpec:
         for projection in self.projections:
             _expect("projections: inputs", width, projection.inputs)
             width = projection.outputs
-        if self.positions is not None:
+        if isinstance(self.positions, Tensor):
             _expect("positions: columns", width, self.positions.size(1))
         for field in ("tokens_norm", "norm"):
             norm = getattr(self, field)
@@ -143,7 +145,7 @@ class EmbeddingSpec:
     @property
     def limit(self) -> int | None:
         """Number of positions; None for any number."""
-        return None if self.positions is None else len(self.positions) - self.offset
+        return len(self.positions) - self.offset if isinstance(self.positions, Tensor) else None
 
     def __call__(self, tokens: Tensor, position: int | Tensor) -> Tensor:
         """Embeds tokens.
@@ -169,7 +171,9 @@ class EmbeddingSpec:
             x = x + self._at(self.positions, position)
         return x if self.norm is None else self.norm(x)
 
-    def _at(self, table: Tensor, position: int | Tensor) -> Tensor:
+    def _at(self, table: Tensor | Positions, position: int | Tensor) -> Tensor:
+        if not isinstance(table, Tensor):
+            return table(torch.as_tensor(position, device=self.tokens.device))
         if isinstance(position, Tensor):
             return F.embedding(position + self.offset, table)
         row = position + self.offset

@@ -21,13 +21,12 @@ class Composite(Family):
 
     Attributes:
         decoder: the family of the decoder.
-        masks_source: whether the decoder is told where the source is padding.
     """
 
     decoder: Family
-    masks_source: bool
 
     output: ClassVar[type[ModelOutput]] = Seq2SeqLMOutput
+    has_own_encoder: ClassVar[bool] = False
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what the decoder of `model` computes, or None."""
@@ -57,14 +56,43 @@ class Composite(Family):
         self, model: Any, states: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the encoder output, projected if the decoder is of another width."""
-        config = model.decoder.config
+        config, width = model.decoder.config, self._width(model)
         if (
-            model.encoder.config.hidden_size != config.hidden_size
+            width != config.hidden_size
             and getattr(config, "cross_attention_hidden_size", None) is None
         ):
             states = model.enc_to_dec_proj(states)
-        return states, mask if self.masks_source else None
+        return states, mask
 
     def positions(self, model: Any, tokens: Tensor, past: int) -> Tensor | None:
         """Returns the positions of tokens, int64 [N, n], or None if they just follow."""
         return self.decoder.positions(model.decoder, tokens, past)
+
+    def _width(self, model: Any) -> int:
+        """Returns the width of the encoder output."""
+        width: int = model.encoder.config.hidden_size
+        return width
+
+
+class VisionComposite(Composite):
+    """The decoder sees all of an image."""
+
+    def source(self, model: Any, states: Tensor, mask: Tensor | None) -> tuple[Tensor, None]:
+        """Returns the encoder output, projected if the decoder is of another width."""
+        return super().source(model, states, None)[0], None
+
+
+class SpeechComposite(Composite):
+    """The encoder shortens what it is given."""
+
+    def source(
+        self, model: Any, states: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns the encoder output, projected likewise, and where it is no padding."""
+        if mask is not None:
+            mask = model.encoder._get_feature_vector_attention_mask(states.size(1), mask)
+        return super().source(model, states, mask)
+
+    def _width(self, model: Any) -> int:
+        width: int = model.encoder_output_dim
+        return width

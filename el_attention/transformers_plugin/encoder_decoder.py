@@ -159,10 +159,14 @@ class EncoderDecoder(Family):
             tokens=tokens.weight,
             scale=decoder.embed_scale if self.scales else getattr(tokens, "embed_scale", 1.0),
             tokens_norm=normed if self.norms_tokens else None,
-            positions=positions.weight if hasattr(positions, "weight") else positions.weights,
+            positions=self._positions(positions, tokens.weight),
             offset=positions.padding_idx + 1 if self._skips(positions) else offset,
             norm=None if self.norms_tokens else normed,
         )
+
+    def _positions(self, module: Any, tokens: Tensor) -> Any:
+        """Returns what `EmbeddingSpec` has for positions, beside token embeddings [V, C]."""
+        return module.weight if hasattr(module, "weight") else module.weights
 
     def _layer(self, layer: Any, has_source: bool) -> LayerSpec:
         return LayerSpec(
@@ -186,6 +190,31 @@ class Speech2Text(EncoderDecoder):
         if mask is not None:
             mask = model._get_feature_vector_attention_mask(states.size(1), mask)
         return states, mask
+
+    def encoded(self, model: Any, length: int) -> int:
+        """Returns how many states an encoder makes of frames."""
+        return int(model._get_feat_extract_output_lengths(length))
+
+
+class Whisper(EncoderDecoder):
+    """Its encoder makes one state of two frames."""
+
+    def encoded(self, model: Any, length: int) -> int:
+        """Returns how many states an encoder makes of frames."""
+        return length // 2
+
+
+class PegasusX(EncoderDecoder):
+    """Its encodings of positions lie in no table."""
+
+    def _positions(self, module: Any, tokens: Tensor) -> Any:
+        def encodings(positions: Tensor) -> Tensor:
+            # It looks at the shape and dtype of embeddings [sentences, tokens, C] alone.
+            flat = positions.flatten()
+            like = tokens.new_empty(1).expand(1, len(flat), tokens.size(1))
+            return module(like, position_ids=flat.unsqueeze(1))[0].view(*positions.shape, -1)
+
+        return encodings
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from el_attention.transformers_plugin.composite import Composite
-from el_attention.transformers_plugin.encoder_decoder import Decoder, EncoderDecoder, Speech2Text
+from el_attention.transformers_plugin.composite import (
+    Composite,
+    SpeechComposite,
+    VisionComposite,
+)
+from el_attention.transformers_plugin.encoder_decoder import (
+    Decoder,
+    EncoderDecoder,
+    PegasusX,
+    Speech2Text,
+    Whisper,
+)
 from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.gpt2 import GPT2
+from el_attention.transformers_plugin.gpt_neo import GPTNeo
 from el_attention.transformers_plugin.opt import OPT
 from el_attention.transformers_plugin.parts import stock_class
 from el_attention.transformers_plugin.t5 import T5
@@ -31,10 +42,13 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ("pegasus", f"Pegasus{_FOR_GENERATION}"): EncoderDecoder(
         "Pegasus", pre_norm=True, positions_names=_SINUSOIDAL, scales=True
     ),
+    ("pegasus_x", f"PegasusX{_FOR_GENERATION}"): PegasusX(
+        "PegasusX", pre_norm=True, positions_names=_SINUSOIDAL
+    ),
     ("m2m_100", f"M2M100{_FOR_GENERATION}"): EncoderDecoder(
         "M2M100", pre_norm=True, positions_names=_SINUSOIDAL, skips_padding=True
     ),
-    ("whisper", f"Whisper{_FOR_GENERATION}"): EncoderDecoder(
+    ("whisper", f"Whisper{_FOR_GENERATION}"): Whisper(
         "Whisper",
         pre_norm=True,
         positions_names=("PositionalEmbedding",),
@@ -76,12 +90,14 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ("umt5", f"UMT5{_FOR_GENERATION}"): T5("UMT5"),
     ("opt", "OPTForCausalLM"): OPT(),
     ("gpt2", "GPT2LMHeadModel"): GPT2(),
+    ("gpt_neo", "GPTNeoForCausalLM"): GPTNeo(),
 }
 
-# Two models in one, and whether the decoder is told where the source is padding.
-COMPOSITES: dict[tuple[str, str], bool] = {
-    ("encoder_decoder", "EncoderDecoderModel"): True,
-    ("vision_encoder_decoder", "VisionEncoderDecoderModel"): False,
+# Two models in one.
+COMPOSITES: dict[tuple[str, str], type[Composite]] = {
+    ("encoder_decoder", "EncoderDecoderModel"): Composite,
+    ("speech_encoder_decoder", "SpeechEncoderDecoderModel"): SpeechComposite,
+    ("vision_encoder_decoder", "VisionEncoderDecoderModel"): VisionComposite,
 }
 
 # Why models of classes that users try are not served, by the name of the class.
@@ -96,7 +112,7 @@ def family_of(model: Any) -> Family | None:
     if key not in COMPOSITES:
         return FAMILIES.get(key)
     decoder = family_of(model.decoder)
-    return None if decoder is None else Composite(decoder, COMPOSITES[key])
+    return None if decoder is None else COMPOSITES[key](decoder)
 
 
 def unserved_family(model: Any) -> str:

@@ -28,6 +28,7 @@ from el_attention.transformers_plugin.served import (
     ARGUMENTS,
     PASSED_ON,
     shares_encoder_output,
+    unserved_distances,
     unserved_model,
     unserved_run,
     unserved_source,
@@ -182,6 +183,10 @@ class ELModel(Specialized, _Model):
                 return reason
             source = Source(states.transpose(0, 1), None if mask is None else mask == 0)
         spec = family.describe(self, has_source=source is not None)
+        if spec.position_biases and spec.embedding.positions is not None:
+            reason = unserved_distances(arguments)
+            if reason is not None:
+                return reason
         limit, longest = spec.embedding.limit, config.max_length
         if limit is not None and (longest is None or longest - 1 > limit):
             return f"sequences of {longest} tokens may be longer than its {limit} positions"

@@ -116,6 +116,29 @@ def unserved_source(states: Any, mask: Tensor | None) -> str | None:
     return None
 
 
+def unserved_distances(arguments: Mapping[str, Any]) -> str | None:
+    """Returns why the attention of a language model may see less far than by position, or None.
+
+    Transformers counts tokens with the padding, the runtime by their positions.
+
+    Args:
+        arguments: the arguments of the model's forward.
+    """
+    mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
+    if positions is None:
+        if mask is None:
+            return None
+        positions = mask.long().cumsum(1) - 1
+    # The next token goes on after the last one, be that padding or not.
+    shift = positions - torch.arange(positions.size(1), device=positions.device)
+    differs = shift[:, :-1] != shift[:, -1:]
+    if mask is not None:
+        differs = differs & (mask[:, :-1] != 0)
+    if bool(differs.any()):
+        return "a prompt has padding behind or within it, or positions that do not just follow"
+    return None
+
+
 def _is_binary(mask: Tensor) -> bool:
     return mask.dim() == 2 and bool(((mask == 0) | (mask == 1)).all())
 

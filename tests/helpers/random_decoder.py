@@ -180,7 +180,7 @@ def logits_of(spec: DecoderSpec, tokens: Tensor, source: Tensor | None) -> Tenso
     x = embedding.scale * embedding.tokens[tokens]
     for projection in embedding.projections:
         x = _affine(projection, x)
-    if embedding.positions is not None:
+    if isinstance(embedding.positions, Tensor):
         x = x + embedding.positions[embedding.offset : embedding.offset + len(tokens)]
     if embedding.norm is not None:
         x = _norm(embedding.norm, x)

@@ -47,7 +47,11 @@ WHISPER: dict[str, Any] = {
     "suppress_tokens": [],
     "begin_suppress_tokens": [],
 }
-DECODERS = ("OPTForCausalLM", "GPT2LMHeadModel")  # whose sizes have these names
+DECODERS = (
+    "OPTForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTNeoForCausalLM",
+)  # whose sizes have these names
 # Class of the model, and what its configuration is beside the above.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bart": ("BartForConditionalGeneration", {"scale_embedding": True}),
@@ -66,6 +70,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "blenderbot_small": ("BlenderbotSmallForConditionalGeneration", {"scale_embedding": True}),
     "whisper": ("WhisperForConditionalGeneration", WHISPER),
     "pegasus": ("PegasusForConditionalGeneration", {"scale_embedding": True}),
+    "pegasus_x": (
+        "PegasusXForConditionalGeneration",
+        {"scale_embedding": True, "block_size": 4, "num_global_tokens": 2},
+    ),
     "m2m_100": ("M2M100ForConditionalGeneration", {"scale_embedding": True}),
     "opt": ("OPTForCausalLM", {"ffn_dim": 14}),
     "opt, post-norm": (
@@ -78,6 +86,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu"},
     ),
 }
+MODELS["gpt_neo"] = (
+    "GPTNeoForCausalLM",
+    {"attention_types": [[["local", "global"], 1]], "window_size": 5, "intermediate_size": 14},
+)
 SPEECH: dict[str, Any] = {
     "input_feat_per_channel": 5,
     "conv_channels": 6,
@@ -141,6 +153,8 @@ COMPOSITES: dict[str, tuple[str, int, str, dict[str, Any]]] = {
     "vit to trocr, projected": ("VisionEncoderDecoderModel", 8, "trocr, sinusoidal", {}),
     "vit to mbart": ("VisionEncoderDecoderModel", WIDTH, "mbart alone", {}),
     "vit to gpt2": ("VisionEncoderDecoderModel", WIDTH, "gpt2", {"add_cross_attention": True}),
+    "wav2vec2 to bart": ("SpeechEncoderDecoderModel", WIDTH, "bart alone", {}),
+    "wav2vec2 to gpt2": ("SpeechEncoderDecoderModel", 8, "gpt2", {"add_cross_attention": True}),
 }
 TWO = ["bart", "gpt2"]
 # What is asked of generate. Sequences are long enough for beams to change places often.
@@ -188,6 +202,11 @@ def _composite(class_name: str, width: int, decoder_name: str, changed: dict[str
     if class_name == "EncoderDecoderModel":
         sizes |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 40}
         encoder = transformers.BertModel(transformers.BertConfig(**sizes), add_pooling_layer=False)
+    elif class_name == "SpeechEncoderDecoderModel":
+        sizes |= {"conv_dim": [6, 6], "conv_kernel": [3, 2], "conv_stride": [2, 2]}
+        sizes |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+        config = transformers.Wav2Vec2Config(**sizes, feat_extract_norm="layer")
+        encoder = transformers.Wav2Vec2Model(config)
     else:
         sizes |= {"image_size": 8, "patch_size": 4}
         encoder = transformers.ViTModel(transformers.ViTConfig(**sizes), add_pooling_layer=False)
@@ -210,6 +229,9 @@ def inputs(model: Any, lengths: tuple[int, ...] = (7, 2, 5)) -> dict[str, Tensor
     config = model.config
     if model.main_input_name == "pixel_values":
         return {"pixel_values": drawn(sentences, 3, 8, 8)}
+    if config.model_type == "speech-encoder-decoder":
+        samples = mask.repeat_interleave(5, 1)
+        return {"inputs": drawn(sentences, 5 * longest), "attention_mask": samples.long()}
     if config.model_type == "whisper":
         return {"input_features": drawn(sentences, 5, 2 * config.max_source_positions)}
     if config.model_type == "speech_to_text":

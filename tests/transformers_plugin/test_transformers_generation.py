@@ -329,6 +329,20 @@ def test_other_ways_of_generating_are_those_of_transformers(caplog) -> None:
         caplog.clear()
 
 
+@pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [1, 0, 1, 1, 1]])
+def test_windows_count_padding_within_prompts(mask) -> None:
+    model = build("gpt_neo", torch.float32)
+    tokens = torch.randint(4, 19, (2, 5), generator=torch.manual_seed(3))
+    masks = torch.tensor([[1] * 5, mask])
+    arguments = {"input_ids": tokens, "attention_mask": masks}
+    expected = model.generate(**arguments, num_beams=2, max_length=15)
+    assert torch.equal(
+        expected, el_attention.convert(model).generate(**arguments, num_beams=2, max_length=15)
+    )
+    (reason,) = model.el_announced
+    assert reason.startswith("a prompt has padding behind or within it")
+
+
 @pytest.mark.skipif(not IS_4, reason="of Transformers 4")
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
