@@ -19,6 +19,7 @@ from el_attention.state import Source
 from el_attention.transformers_plugin import version_4
 from el_attention.transformers_plugin.beam_search import BeamSearch
 from el_attention.transformers_plugin.cache import DecodingCache
+from el_attention.transformers_plugin.encoder import encoded
 from el_attention.transformers_plugin.families import family_of
 from el_attention.transformers_plugin.family import Family, architecture_of
 from el_attention.transformers_plugin.outputs import output_of
@@ -73,6 +74,19 @@ class ELModel(Specialized, _Model):
             "__qualname__": base.__qualname__,
             "forward": forward,
         }
+
+    def _prepare_text_encoder_decoder_kwargs_for_generation(
+        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        stock, family = super()._prepare_text_encoder_decoder_kwargs_for_generation, family_of(self)
+
+        def encode(inputs: Tensor, arguments: dict[str, Any]) -> Any:
+            return stock(inputs, arguments, *args, **kwargs)
+
+        if family is None or not family.has_own_encoder:
+            whole: dict[str, Any] = encode(inputs_tensor, model_kwargs)
+            return whole
+        return encoded(encode, self.get_encoder(), inputs_tensor, model_kwargs)
 
     def _expand_inputs_for_generation(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import pickle
 import threading
@@ -182,6 +183,37 @@ def test_two_threads_share_a_model() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.skipif(IS_4, reason="Transformers 4 encodes a batch as a whole")
+@pytest.mark.parametrize("options", [{}, {"output_hidden_states": True}])
+@pytest.mark.parametrize("name", ["bart", "m2m_100", "pegasus_x", "t5", "whisper", "bert to bart"])
+def test_sources_are_encoded_in_parts(name, options, monkeypatch) -> None:
+    model = build(name)
+    arguments = inputs(model, (7, 2, 5, 3))
+    more = {"num_beams": 3, "max_length": 12, **options}
+    expected = model.generate(**arguments, **more)
+    el_attention.convert(model)
+    monkeypatch.setattr("el_attention.transformers_plugin.encoder.PART_TOKENS", 14)
+    sizes: list[int] = []
+    encoder = type(model.get_encoder())
+    forward = encoder.forward
+
+    @functools.wraps(forward)
+    def watched(self: Any, *args: Any, **given: Any) -> Any:
+        output = forward(self, *args, **given)
+        if not getattr(self, "is_decoder", False):  # of T5, of the same class
+            sizes.append(len(output[0]))
+        return output
+
+    monkeypatch.setattr(encoder, "forward", watched)
+    assert torch.equal(expected, model.generate(**arguments, **more))
+    if name == "bert to bart":
+        assert sizes == [4]
+    elif options:
+        assert sizes[-1] == 4
+    else:
+        assert sizes == ([1] * 4 if name == "whisper" else [2, 2])
 
 
 @pytest.mark.parametrize("plan", PLANS)
