@@ -11,12 +11,14 @@ from transformers.generation import GenerationMixin
 from el_attention.transformers_plugin.encoder_decoder import EncoderDecoder
 from el_attention.transformers_plugin.families import family_of
 from el_attention.transformers_plugin.gpt2 import GPT2
+from el_attention.transformers_plugin.gpt_neo import GPTNeo
 from el_attention.transformers_plugin.opt import OPT
+from el_attention.transformers_plugin.t5 import T5
 
 logger = logging.getLogger(__name__)
 
 # Families that read sources, or prompts, with padding as they do without.
-_PADDED = (EncoderDecoder, GPT2, OPT)
+_PADDED = (EncoderDecoder, GPT2, GPTNeo, OPT, T5)
 
 # Options whose effect on a text depends on nothing beside its own tokens and their number.
 _BY_TEXT = {

@@ -80,15 +80,31 @@ def model_of(name: str) -> Any:
         model = transformers.M2M100ForConditionalGeneration(config)
     elif name == "gpt2":
         model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**decoder, n_inner=14))
+    elif name == "t5":
+        t5: dict[str, Any] = {
+            "vocab_size": VOCABULARY,
+            "d_model": 12,
+            "d_kv": 4,
+            "d_ff": 14,
+            "num_layers": 2,
+            "num_heads": 3,
+            "relative_attention_num_buckets": 8,
+            "relative_attention_max_distance": 15,
+            "decoder_start_token_id": 1,
+            **_TOKENS,
+        }
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**t5))
     else:
         model = transformers.OPTForCausalLM(transformers.OPTConfig(**decoder, ffn_dim=14))
     # So that hypotheses differ between the texts, and do not repeat one token.
-    noise, source = (0.05, 30) if name == "bart" else (0.3, 5)
+    noise, source = {"bart": (0.05, 30), "t5": (0.1, 60)}.get(name, (0.3, 5))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "embed_positions" not in parameter_name or parameter.requires_grad:
                 parameter.add_(noise * torch.randn_like(parameter))
-            if "encoder_attn.out_proj.weight" in parameter_name:
+            if parameter_name.endswith(
+                ("encoder_attn.out_proj.weight", "EncDecAttention.o.weight")
+            ):
                 parameter.mul_(source)
         model.get_output_embeddings().weight.mul_(2)
     model.generation_config.eos_token_id = list(ENDS)

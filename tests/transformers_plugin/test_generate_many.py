@@ -28,7 +28,7 @@ from el_attention.transformers_plugin.options import Options  # noqa: E402
 from el_attention.transformers_plugin.text_generator import seed_of  # noqa: E402
 from manytexts import ENDS, TEXTS, model_of, tokenizer_of  # noqa: E402
 
-NAMES = ["bart", "m2m_100", "gpt2", "opt"]
+NAMES = ["bart", "m2m_100", "t5", "gpt2", "opt"]
 # What is asked of generate, and how texts are put into batches: by length alone, only those of one
 # length, or each alone.
 OPTIONS: dict[str, dict[str, Any]] = {
