@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as everywhere
 
 
 def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
@@ -19,11 +21,33 @@ def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | 
         if got.__name__ == expected.__name__:
             return f"is a {_qualified(got)}, expected a {_qualified(expected)}"
         return f"is a {got.__name__}, expected a {expected.__name__}"
-    if "forward" in vars(module):
-        return "has a forward of its own"
+    replaced = own_method(module)
+    if replaced is not None:
+        return f"has a {replaced} of its own"
     if has_hooks(module):
         return "has hooks that may change its result"
+    for name, parameter in module._parameters.items():
+        if parameter is not None and not _is_plain(parameter):
+            return f"has a {name} that is a {type(parameter).__name__} of {parameter.layout}"
     return None
+
+
+def own_method(module: nn.Module) -> str | None:
+    """Returns the name of a method that an object has in place of that of its class, or None.
+
+    Those that every module has, but for `forward`, compute nothing.
+    """
+    for name in vars(module):
+        if callable(getattr(type(module), name, None)) and (
+            name == "forward" or not hasattr(nn.Module, name)
+        ):
+            return name
+    return None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether operators read a tensor as the numbers in its memory, and not in a way of its own."""
+    return type(tensor) in (nn.Parameter, Tensor) and tensor.layout == torch.strided
 
 
 def _qualified(kind: type) -> str:
@@ -43,6 +67,11 @@ HARMLESS_HOOKS = ("fairseq.modules.quant_noise", "transformers.utils.output_capt
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks of the module itself may change what it computes."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    """Whether hooks of the module itself, or of all modules, may change what it computes."""
+    hooks = (
+        *everywhere._global_forward_pre_hooks.values(),
+        *everywhere._global_forward_hooks.values(),
+        *module._forward_pre_hooks.values(),
+        *module._forward_hooks.values(),
+    )
     return any(getattr(hook, "__module__", None) not in HARMLESS_HOOKS for hook in hooks)

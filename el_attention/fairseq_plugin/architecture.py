@@ -88,12 +88,13 @@ def _stack(layers: nn.Module, kind: type[nn.Module]) -> Stack:
     return Stack(
         len(found),
         first.embed_dim,
-        first.fc1.out_features,
-        first.self_attn.num_heads,
-        _inner(first.activation_fn),
+        # Of a user's layer, which may have other parts, the usual.
+        getattr(getattr(first, "fc1", None), "out_features", 4 * first.embed_dim),
+        getattr(getattr(first, "self_attn", None), "num_heads", 1),
+        _inner(getattr(first, "activation_fn", None)),
     )
 
 
-def _inner(activation: Callable[..., Any]) -> int:
+def _inner(activation: Callable[..., Any] | None) -> int:
     # As in GPT-2: gelu_accurate is put together from several operators.
     return 4 if activation is gelu_accurate else 2

@@ -39,6 +39,9 @@ class ELAttention(Specialized, _Base):
 
         if not issubclass(MultiheadAttention, self._base):
             return f"it is a {self._base.__name__}, which may compute something else"
+        replaced = plain.own_method(self)
+        if replaced is not None:
+            return f"it has a {replaced} of its own"
         if self.use_xformers:
             return "it is computed by xFormers"
         if self.self_attention == self.encoder_decoder_attention:

@@ -76,7 +76,7 @@ def unsupported(model: BaseFairseqModel) -> str | None:
         if not isinstance(layer, TransformerDecoderLayerBase):
             return f"it has a {type(layer).__name__}, expected a TransformerDecoderLayer"
         for name in ("self_attn", "encoder_attn"):
-            attention = getattr(layer, name)
+            attention = getattr(layer, name, None)
             if attention is not None and not isinstance(attention, MultiheadAttention):
                 return f"its {name} is a {type(attention).__name__}, expected MultiheadAttention"
     if encoder is not None:

@@ -39,6 +39,13 @@ logger = logging.getLogger(__name__)
 
 Features = tuple[Tensor, dict[str, Any]]
 
+# The methods that begin shared states, go on with them and let them follow the beams.
+_OF_STATES = (
+    "extract_features",
+    "reorder_incremental_state",
+    "reorder_incremental_state_scripting",
+)
+
 
 class ELDecoder(Specialized, _Base):
     """Generates by the runtime, if it can be described; else its attentions read shared states.
@@ -101,7 +108,10 @@ class ELDecoder(Specialized, _Base):
         """
         device = next(self.parameters()).device.type
         reason = None
-        if torch.is_autocast_enabled(device):
+        replaced = [name for name in _OF_STATES if name in vars(self)]
+        if replaced:
+            reason = f"{replaced[0]} was replaced by one that may not know of shared states"
+        elif torch.is_autocast_enabled(device):
             reason = "autocast gives states and weights different dtypes"
         elif torch.is_grad_enabled():
             tensors = [*self.parameters(), *(encoder_out or {}).get("encoder_out", ())]

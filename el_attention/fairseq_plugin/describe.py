@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairseq.modules import (
     FairseqDropout,
+    LayerDropModuleList,
     LearnedPositionalEmbedding,
     MultiheadAttention,
     SinusoidalPositionalEmbedding,
@@ -67,6 +68,8 @@ def unsupported(decoder: ELDecoder) -> str | None:
         return "there are hooks on all modules"
     if not decoder.el_is_plain("extract_features", "extract_features_scriptable"):
         return f"{type(decoder)._base.__name__} computes features in its own way"
+    if type(decoder.layers) not in (nn.ModuleList, LayerDropModuleList):
+        return f"its layers are a {type(decoder.layers).__name__}"
     for name, kinds in PARTS.items():
         module = getattr(decoder, name, None)
         reason = None if module is None else _part(module, kinds)

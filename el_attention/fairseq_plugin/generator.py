@@ -15,6 +15,7 @@ from el_attention.fairseq_plugin import scorer
 from el_attention.fairseq_plugin.ensemble import ELEnsemble, shallow_copy
 from el_attention.fairseq_plugin.ngrams import NGramBlock
 from el_attention.fairseq_plugin.sampling import ELSampling
+from el_attention.plain import own_method
 from el_attention.search import Settings, beam_search
 from el_attention.search.restrictions import forbid_, prefix_is_over, prefix_lengths
 from el_attention.specialize import Specialized, specialize
@@ -138,6 +139,9 @@ class ELGenerator(Specialized, _Generator):
         for part, expected in ((self, SequenceGenerator), (self.model, EnsembleModel)):
             if part._base is not expected:
                 return f"there is a {part._base.__name__}, which may do something else"
+            replaced = own_method(part)
+            if replaced is not None:
+                return f"the {expected.__name__} has a {replaced} of its own"
         if type(self.search) is not BeamSearch:
             return f"a {type(self.search).__name__} was asked for"
         if self.model.keep_attention:
@@ -148,8 +152,8 @@ class ELGenerator(Specialized, _Generator):
             return "scores of a language model are added"
         if not isinstance(self.repeat_ngram_blocker, NGramBlock | None):
             return f"n-grams are blocked by a {type(self.repeat_ngram_blocker).__name__}"
-        if "forward_decoder" in vars(self.model):
-            return "the ensemble has a forward_decoder of its own"
+        if own_method(self.search) is not None:
+            return f"the search has a {own_method(self.search)} of its own"
         if "src_tokens" not in sample["net_input"]:
             return "the sources are not tokens"
         return scorer.unsupported(self.model)

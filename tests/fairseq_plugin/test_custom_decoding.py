@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from argparse import Namespace
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +147,38 @@ def test_full_forward_over_a_reordered_encoder_output(family, plan) -> None:
     expected = outputs()
     el_attention.convert(model, plan)
     assert torch.equal(outputs(), expected)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    ["extract_features", "reorder_incremental_state", "reorder_incremental_state_scripting"],
+)
+@pytest.mark.parametrize("family", ["bart", "lm"])
+def test_methods_of_a_decoder_that_a_user_has_wrapped_are_called(family, name, before) -> None:
+    """One that was wrapped before the conversion calls fairseq's, which knows of no states."""
+    calls: list[str] = []
+
+    def wrap(generator: SequenceGenerator) -> None:
+        decoder: Any = generator.model.models[0].decoder
+        inner = getattr(decoder, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return inner(*args, **kwargs)
+
+        setattr(decoder, name, wrapped)
+
+    stock, ours = (
+        generator_of([model_of(family)], SYMBOLS, DEFAULT.generation_options()) for _ in range(2)
+    )
+    if before:
+        wrap(ours)
+    el_attention.convert(ours)
+    if not before:
+        wrap(ours)
+    arguments = DEFAULT.generation_arguments(family)
+    expected = stock.generate(None, DEFAULT.sample(), **arguments)
+    assert_same(expected, ours.generate(None, DEFAULT.sample(), **arguments))
+    # fairseq's generator calls the last one only.
+    assert calls or name == "reorder_incremental_state"

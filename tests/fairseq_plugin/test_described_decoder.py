@@ -212,6 +212,25 @@ def undecided_attention(layer: Any) -> None:
     layer.self_attn.scaling *= 2
 
 
+class Louder(Tensor):
+    """Weights of a linear layer that are more than the numbers in their memory."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            x, weight, bias = args
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(x, 1.5 * weight.as_subclass(Tensor), bias)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    def new_empty(self, *args: Any, **kwargs: Any) -> Any:
+        return super().new_empty(*args, **kwargs).as_subclass(Louder)
+
+
+def other_weights(layer: Any) -> None:
+    layer.fc1.weight = nn.Parameter(layer.fc1.weight.detach().as_subclass(Louder))
+
+
 # What changes a layer, and what is logged.
 OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
     "hook on a linear layer": (hooked("fc1"), "fc1 has hooks"),
@@ -221,6 +240,7 @@ OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
     "hook on a dropout": (hooked("dropout_module"), "dropout_module has hooks"),
     "pre-hook on a norm": (prehooked_norm, "final_layer_norm has hooks"),
     "forward of its own": (rebound, "fc2 has a forward of its own"),
+    "weights of another kind": (other_weights, "fc1 has a weight that is a Louder"),
     "other linear layer": (other_projection, "encoder_attn.q_proj is a Doubled"),
     "adapter": (adapted, "fc1 is a Sequential"),
     "other residuals": (other_residuals, "it adds residuals in its own way"),
@@ -278,10 +298,20 @@ def dropping_embeddings(decoder: Any) -> None:
     decoder.dropout_module.apply_during_inference = True
 
 
+class Turned(nn.ModuleList):
+    def __iter__(self) -> Any:
+        return reversed([*super().__iter__()])
+
+
+def turned(decoder: Any) -> None:
+    decoder.layers = Turned([*decoder.layers])
+
+
 DECODER_OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
     "hook on the embeddings": (hooked_part("embed_tokens"), "embed_tokens has hooks"),
     "hook on the positions": (hooked_part("embed_positions"), "embed_positions has hooks"),
     "hook on a norm": (hooked_part("layernorm_embedding"), "layernorm_embedding has hooks"),
+    "layers in an order of their own": (turned, "its layers are a Turned"),
     "largest norm": (renormalized, "embed_tokens has a largest norm"),
     "features of its own": (other_features, "OtherFeatures computes features in its own way"),
     "dropout": (dropping_embeddings, "dropout_module acts"),

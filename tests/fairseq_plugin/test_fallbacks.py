@@ -15,6 +15,7 @@ from fairseq.modules import MultiheadAttention
 from fairseq.modules.sparse_multihead_attention import SparseMultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import el_attention
 from families import DEFAULT, FAMILIES, FEATURES, SYMBOLS, Feature, enliven, generate, model_of
@@ -64,12 +65,17 @@ def other_class(attention: MultiheadAttention) -> None:
     attention.__class__ = OtherAttention
 
 
+def damped_weights(attention: MultiheadAttention) -> None:
+    attention.apply_sparse_mask = lambda weights, *sizes: 0.3 * weights
+
+
 # How to make a module that cannot be supported, and what the warning must say.
 UNSUPPORTED: dict[str, tuple[Callable[[MultiheadAttention], None], str]] = {
     "subclass of Linear": (doubled_keys, "k_proj is a Doubled, expected a Linear"),
     "forward hook": (hooked_values, "v_proj has hooks"),
     "forward pre-hook": (prehooked_keys, "k_proj has hooks"),
     "forward of its own": (rebound_values, "v_proj has"),
+    "method of its own": (damped_weights, "it has a apply_sparse_mask of its own"),
     "parametrized": (normalized_keys, "k_proj is a Parametrized"),
     "subclass of attention": (other_class, "it is a OtherAttention"),
 }
@@ -109,6 +115,53 @@ def test_unsupported_module_is_named_once_and_exact(family, attention, name, cap
     assert expected[0][0]["score"] != unchanged[0][0]["score"], "the change must matter"
     (warning,) = warnings(caplog)
     assert f"decoder.layers.1.{attention}:" in warning and UNSUPPORTED[name][1] in warning
+
+
+@pytest.mark.parametrize("family", ["transformer", "lm"])
+def test_hooks_on_all_modules_reach_what_attention_would_read_directly(family) -> None:
+    def louder(module: nn.Module, args: Any, output: Any) -> Any:
+        return 1.1 * output if type(module) is nn.Linear else None
+
+    unchanged = generate([model_of(family)], family)
+    hook = register_module_forward_hook(louder)
+    try:
+        stock = generate([model_of(family)], family)
+        assert_same(stock, generate([model_of(family)], family, plan="expanded-query"))
+    finally:
+        hook.remove()
+    assert stock[0][0]["score"] != unchanged[0][0]["score"]
+
+
+class Perceptron(TransformerDecoderLayerBase):
+    """A layer without attention and without the parts of fairseq's."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
+        return x + self.mixes(x), None, None
+
+
+def without_parts(model: BaseFairseqModel) -> None:
+    layer = model.decoder.layers[0]
+    layer.__class__ = Perceptron
+    layer.mixes = nn.Sequential(layer.fc1, nn.Tanh(), layer.fc2)
+    del layer.fc1, layer.fc2, layer.self_attn
+    layer.encoder_attn = None
+
+
+def wrapped_decoder(model: BaseFairseqModel) -> None:
+    for layer in model.decoder.layers:
+        layer.fc1 = nn.Sequential(layer.fc1)
+
+
+def wrapped_encoder(model: BaseFairseqModel) -> None:
+    for layer in model.encoder.layers:
+        layer.fc1 = nn.Sequential(layer.fc1)
+
+
+@pytest.mark.parametrize("change", [without_parts, wrapped_decoder, wrapped_encoder])
+def test_layers_with_other_parts_than_fairseqs_are_converted(change) -> None:
+    model = copy.deepcopy(model_of("bart"))
+    change(model)
+    assert_same(generate([model], "bart"), generate([model], "bart", plan="auto"))
 
 
 @pytest.mark.parametrize("plan", PLANS)

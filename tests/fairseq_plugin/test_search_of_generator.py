@@ -118,6 +118,15 @@ def with_own_forward(generator: SequenceGenerator) -> None:
     generator.model.forward_decoder = generator.model.forward_decoder
 
 
+def with_own_end(generator: SequenceGenerator) -> None:
+    generator.is_finished = lambda step, _, most, found, beam: found > 0 or step == most
+
+
+def with_own_step(generator: SequenceGenerator) -> None:
+    step = generator.search.step
+    generator.search.step = lambda number, lprobs, *more: step(number, 0.5 * lprobs, *more)
+
+
 def as_other(generator: SequenceGenerator) -> None:
     generator.__class__ = OtherGenerator
 
@@ -144,6 +153,8 @@ OBSTACLES: dict[str, tuple[list[Callable[[], BaseFairseqModel]], Change, Change,
     "another model": ([plain, joined], nothing, nothing, "a TransformerModel is not converted"),
     "another block": ([plain], nothing, with_block, "n-grams are blocked by a OtherBlock"),
     "another forward": ([plain], nothing, with_own_forward, "forward_decoder of its own"),
+    "another end": ([plain], nothing, with_own_end, "has a is_finished of its own"),
+    "another step": ([plain], nothing, with_own_step, "the search has a step of its own"),
     "another generator": ([plain], as_other, nothing, "there is a OtherGenerator"),
 }  # fmt: skip
 
