@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command in ("plan", "convert-checkpoint"):
         try:
             print(options.run(options))
-        except ValueError as error:
+        except (ImportError, OSError, ValueError) as error:
             options.refuse(str(error))
         return 0
     if options.command in ("generate", "merge"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from el_attention.attention import PLAN_CHOICES
 from el_attention.corpus import Recipe, Shard, Source, generate, merge
+from el_attention.corpus.run import ENGINES
 from el_attention.robust.memory import bytes_of
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -58,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", choices=PLAN_CHOICES, default="auto", help="of attention; default: %(default)s"
     )
     parser.add_argument(
-        "--batch-size", type=_number, help="rows, at most; default: what the memory holds"
+        "--batch-size",
+        type=_number,
+        help="rows, at most; default: what the memory holds, up to 512",
     )
     parser.add_argument(
         "--memory-budget",
@@ -69,8 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=_number,
-        help="processes, each with the model, cores of its own and a GPU if there are; one that "
-        "dies is replaced; default: no other process",
+        help="number, each with the model, cores of its own and a GPU if there are; one that dies "
+        "is replaced; default: none but this process",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="processes",
+        help="what the workers are: processes here, or actors of the Ray cluster at RAY_ADDRESS; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--shard",
@@ -103,6 +113,7 @@ def run(options: argparse.Namespace) -> str:
         Source(options.input, options.text_column, options.id_column),
         options.output,
         workers=options.workers,
+        engine=options.engine,
         shard=options.shard,
         memory_budget=options.memory_budget,
         progress=None if options.quiet else sys.stderr,

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -23,6 +24,8 @@ from el_attention.attention import (
     ranges,
     rates_of,
 )
+from el_attention.cli import plan_corpus
+from el_attention.corpus import Source
 from el_attention.cost import ARCHITECTURES, DEVICES, Architecture, Device, Rates, Workload, usable
 from el_attention.robust.memory import bytes_of, free_bytes, in_units
 
@@ -59,6 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="for states and temporaries, such as 12GiB; default: the device's memory less weights",
     )
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        metavar="FILE",
+        help="also what el-attention generate would take for its rows, whatever --source says",
+    )
+    parser.add_argument("--text-column", default="text", help="of the corpus; default: %(default)s")
+    parser.add_argument(
+        "--workers",
+        type=_size,
+        default=1,
+        help="with a device each, for the corpus; default: %(default)s",
+    )
 
 
 def _size(text: str) -> int:
@@ -79,7 +95,8 @@ def run(options: argparse.Namespace) -> str:
     """Returns the report.
 
     Raises:
-        ValueError: if there is no such architecture, or a size is none.
+        ImportError, OSError: if the corpus cannot be read.
+        ValueError: if there is no such architecture, a size is none, or no row has a text.
     """
     arch = architecture(options.arch, options.vocabulary)
     load = Workload(
@@ -95,7 +112,14 @@ def run(options: argparse.Namespace) -> str:
     available = usable(device, options.device != "cpu") - weights
     if options.memory_budget is not None:
         available = bytes_of(options.memory_budget)
-    return "\n".join(report(arch, load, device, rates, available))
+    lines = [*report(arch, load, device, rates, available)]
+    if options.corpus is not None:
+        source = Source(options.corpus, options.text_column)
+        lines[-1:-1] = [
+            *plan_corpus.report(source, options.workers, arch, load, device, rates, available),
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def architecture(name: str, vocabulary: int) -> Architecture:

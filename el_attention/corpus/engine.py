@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 # What any model can read: generation for it tells options that are wrong from rows that are.
 _TRIAL = "a"
+
+# Rows of a batch, at most, unless a number is asked for. Beyond it a GPU is no faster, and a window
+# would have too few batches for the lengths in each to be similar.
+LARGEST_BATCH = 512
 
 # Tokens of rows that are generated together, by place.
 Batch = dict[int, list[int]]
@@ -45,7 +49,7 @@ class Recipe:
         device: "cpu", "cuda" or one such as "cuda:1"; None for a GPU if there is one.
         dtype: of the model, such as "float32"; None for that of its weights.
         plan: of its attention: "auto", "expanded-query" or "shared-projection".
-        batch_size: rows of a batch, at most; None for what the memory holds.
+        batch_size: rows of a batch, at most; None for what the memory holds, up to 512.
         truncation: whether texts that are too long are cut; else nothing is generated for them.
         seed: with sampling, decides together with the place of a row what is drawn for it.
     """
@@ -143,7 +147,10 @@ class Engine:
             else:
                 tokens[place] = read
         lengths = {place: len(row) for place, row in tokens.items()}
-        batches = self._generator.batches(lengths, self._recipe.batch_size, memory_budget)
+        size = self._recipe.batch_size
+        batches = self._generator.batches(lengths, size, memory_budget)
+        if size is None:
+            batches = (part for batch in batches for part in _parts(batch))
         return [{place: tokens[place] for place in batch} for batch in batches], reasons
 
     def generate(self, batch: Batch) -> dict[int, Answer]:
@@ -186,6 +193,13 @@ class Engine:
                 f"model {self._recipe.model}: cannot generate with the options "
                 f"{dict(self._recipe.options)}: {reason}"
             )
+
+
+def _parts(batch: list[int]) -> Iterator[list[int]]:
+    """Cuts a batch into equal ones of rows that differ less in length, where it is large."""
+    number = -(-len(batch) // LARGEST_BATCH)
+    for part in range(number):
+        yield batch[part * len(batch) // number : (part + 1) * len(batch) // number]
 
 
 def _answer(result: Any) -> Answer:

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from el_attention.corpus.engine import Engine, Recipe
+from el_attention.corpus.engine import Answer, Engine, Recipe
 
 
 class Generator:
-    """Adds the columns `hypotheses`, `scores` and `reason` to blocks of rows.
+    """Adds the columns `hypotheses` and `reason`, and `scores` on request, to blocks of rows.
 
     It can be pickled: the model is loaded where it is first called, once in a process, and is never
     part of the copy.  What it returns for a block depends on that block alone, so that a block that
@@ -42,8 +42,8 @@ class Generator:
                 what it is.
 
         Returns:
-            The columns of `block`, and three more: for each row a list of hypotheses, the best
-            first, a list of their scores or None, and None or the reason why there is none.
+            The columns of `block` and, for each row, `hypotheses`, the best first, `scores`, if
+            the options have `output_scores`, and `reason`, which is empty if there are hypotheses.
 
         Raises:
             KeyError: if there is no column of texts.
@@ -56,13 +56,15 @@ class Generator:
         # By content, so that what is drawn for a text does not depend on its place in a block.
         keys = [_key(text) for text in texts]
         batches, reasons = engine.fix(dict(zip(keys, texts, strict=True)), budget)
-        found = {key: answer for batch in batches for key, answer in engine.generate(batch).items()}
-        return {
-            **block,
-            "hypotheses": [found[key].hypotheses if key in found else [] for key in keys],
-            "scores": [found[key].scores if key in found else None for key in keys],
-            "reason": [found[key].reason if key in found else reasons[key] for key in keys],
-        }
+        answers = {key: Answer([], None, reason) for key, reason in reasons.items()}
+        for batch in batches:
+            answers |= engine.generate(batch)
+        rows = [answers[key] for key in keys]
+        # No column of None alone, for which no framework knows a type.
+        new: dict[str, Any] = {"hypotheses": [row.hypotheses for row in rows]}
+        if self._recipe.options.get("output_scores"):
+            new["scores"] = [row.scores or [] for row in rows]
+        return {**block, **new, "reason": [row.reason or "" for row in rows]}
 
     def _loaded(self) -> tuple[Engine, int]:
         """Returns the engine of this process, and the bytes for a batch."""

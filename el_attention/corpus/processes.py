@@ -64,9 +64,11 @@ class ProcessWorker:
     def __init__(self, number: int, process: BaseProcess, connection: Connection) -> None:
         self.number, self.connection = number, connection
         self._process = process
+        self._asked = True  # it is to say that the model is loaded
 
     def send(self, method: str, *arguments: Any) -> None:
         """See `Worker`."""
+        self._asked = True
         with contextlib.suppress(OSError):  # of a dead process, found where its answer is read
             self.connection.send((method, arguments))
 
@@ -79,10 +81,15 @@ class ProcessWorker:
             raise WorkerDied(_end(self._process.exitcode)) from None
         if isinstance(answer, _Failure):
             raise RuntimeError(f"worker {self.number + 1}: {answer.text}")
+        self._asked = False
         return answer
 
     def stop(self) -> None:
         """See `Worker`."""
+        if not self._asked:  # then it listens, ends by itself, and cleans up
+            with contextlib.suppress(OSError):
+                self.connection.send(None)
+            self._process.join(_PATIENCE)
         self.connection.close()
         self._process.kill()
         self._process.join()
@@ -120,11 +127,11 @@ def _serve(
     try:
         engine = make(worker)
         connection.send(None)
-        while True:
-            method, arguments = connection.recv()
+        while (request := connection.recv()) is not None:
+            method, arguments = request
             connection.send(getattr(engine, method)(*arguments))
     except EOFError:
-        return
+        return  # nobody listens any more
     except Exception as error:
         connection.send(_Failure(f"{type(error).__name__}: {error}"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +16,15 @@ from el_attention.corpus.crew import Alone, Crew, Workers
 from el_attention.corpus.engine import Answer, Batch, Engine, Recipe
 from el_attention.corpus.processes import Processes
 from el_attention.corpus.progress import Progress
+from el_attention.corpus.ray_actors import Actors
 from el_attention.corpus.results import Result, check_output, write
 from el_attention.corpus.source import Row, Source
 from el_attention.corpus.store import Store, Window
 
+ENGINES = ("processes", "ray")
 # Rows that are put into batches together. More of them waste less on padding, and take longer to
 # be read before the first is generated.
-WINDOW = 4096
+WINDOW = 16384
 
 
 class Shard(NamedTuple):
@@ -42,6 +44,14 @@ class Shard(NamedTuple):
     def has(self, number: int) -> bool:
         """Whether something with a number belongs to this shard."""
         return number % self.of == self.number - 1
+
+    def has_all(self, window: int, windows: int) -> bool:
+        """Whether a window belongs to this shard as a whole."""
+        return self.has(window) and not self.has_some(window, windows)
+
+    def has_some(self, window: int, windows: int) -> bool:
+        """Whether a window, one of the last, belongs to all shards, by its batches in turns."""
+        return window >= windows // self.of * self.of
 
 
 WHOLE = Shard()
@@ -74,6 +84,7 @@ def generate(
     output: Path,
     *,
     workers: int | None = None,
+    engine: str = "processes",
     shard: Shard = WHOLE,
     memory_budget: int | None = None,
     progress: TextIO | None = None,
@@ -87,7 +98,9 @@ def generate(
         recipe: of the model.
         source: of the rows.
         output: file that is written, in the order of the rows.
-        workers: processes that generate; None for this one.
+        workers: number of workers that generate; None for this process or, with Ray, one.
+        engine: what the workers are: "processes" of this machine, or actors of "ray", in the
+            cluster at `RAY_ADDRESS` or in one that is started here.
         shard: which batches are generated.
         memory_budget: bytes for states and temporaries of a batch; None for what is free, which
             the first run finds out.
@@ -99,7 +112,7 @@ def generate(
     Raises:
         ImportError: if something is needed that is not installed.
         OSError: if a file cannot be read or written; what was finished is kept.
-        RuntimeError: if a worker cannot load the model.
+        RuntimeError: if a worker cannot load the model, or the cluster cannot be reached.
         TypeError: if the model is none that reads tokens and generates.
         ValueError: if the output is of another run, or an argument cannot be.
     """
@@ -108,9 +121,13 @@ def generate(
         raise ValueError(
             f"shard {shard}: expected a memory budget, so that all shards have the same batches"
         )
+    if engine not in ENGINES:
+        raise ValueError(f"engine: expected one of {ENGINES}, got {engine!r}")
+    if engine == "ray" and memory_budget is None:
+        raise ValueError("engine ray: expected a memory budget, for all machines of the cluster")
     contents = source.contents()
     with ExitStack() as stack:
-        crew = stack.enter_context(closing(_crew(recipe, workers)))
+        crew = stack.enter_context(closing(_crew(recipe, workers, engine)))
         given = f"{memory_budget} bytes" if memory_budget else f"free for {workers or 1} workers"
         settings = {
             **crew.ask("settings"),
@@ -122,7 +139,12 @@ def generate(
             "shard": str(shard),
         }
         store = stack.enter_context(closing(Store(output, settings)))
-        windows = -(-contents.rows // WINDOW)
+        number = -(-contents.rows // WINDOW)
+        windows = {
+            window: shard.has_all(window, number)
+            for window in range(number)
+            if shard.has_all(window, number) or shard.has_some(window, number)
+        }
         finished = store.finished
         if finished is None:
             budget = memory_budget or store.fact("memory budget")
@@ -132,7 +154,7 @@ def generate(
             crew.begin(budget)
             shown = Progress(progress, contents.rows // shard.of)
             run = stack.enter_context(closing(_Run(crew, store, shard, budget, shown)))
-            run.work(source)
+            run.work(source, windows)
             shown.close()
             report = _written(output, store.results(windows), contents.whole_ids)
             finished = {"rows": report.rows, "reasons": report.reasons}
@@ -141,8 +163,11 @@ def generate(
         return Report(output, finished["rows"], Counter(finished["reasons"]))
 
 
-def _crew(recipe: Recipe, workers: int | None) -> Crew:
+def _crew(recipe: Recipe, workers: int | None, engine: str) -> Crew:
     make = partial(Engine, recipe)
+    if engine == "ray":
+        number = workers or 1
+        return Workers(Actors(make, number, recipe.device != "cpu"), number)
     return Alone(make) if workers is None else Workers(Processes(make, workers), workers)
 
 
@@ -157,9 +182,14 @@ class _Run:
         self._windows: dict[int, Window] = {}
         self._waiting: dict[int, dict[int, Row]] = {}
 
-    def work(self, source: Source) -> None:
-        """Generates for all rows that have no result yet."""
-        for answers in self._crew.generate(self._batches(source)):
+    def work(self, source: Source, windows: Mapping[int, bool]) -> None:
+        """Generates for all rows that have no result yet.
+
+        Args:
+            source: of the rows.
+            windows: those of this shard, by number; whether all of it, or some batches.
+        """
+        for answers in self._crew.generate(self._batches(source, windows)):
             number = next(iter(answers)) // WINDOW
             waiting = self._waiting[number]
             self._windows[number].add([waiting.pop(place) for place in answers], answers)
@@ -172,16 +202,18 @@ class _Run:
         for window in self._windows.values():
             window.close()
 
-    def _batches(self, source: Source) -> Iterator[Batch]:
+    def _batches(self, source: Source, windows: Mapping[int, bool]) -> Iterator[Batch]:
         """Yields what is to be generated, and keeps what needs no model."""
         for number, rows in enumerate(_windows(source.rows())):
+            if number not in windows:
+                continue
             window = self._windows[number] = self._store.window(number)
             done = window.places
             self._progress.skip(len(done))
             if window.complete:
                 self._close(number)
                 continue
-            batches, reasons = self._fixed(number, rows)
+            batches, reasons = self._fixed(number, rows, windows[number])
             unusable = [row for row in rows if row.place in reasons and row.place not in done]
             if unusable:
                 answers = {row.place: Answer([], None, reasons[row.place]) for row in unusable}
@@ -197,11 +229,15 @@ class _Run:
                 self._finish(number)
             yield from filter(None, left)
 
-    def _fixed(self, number: int, rows: Sequence[Row]) -> tuple[list[Batch], dict[int, str]]:
+    def _fixed(
+        self, number: int, rows: Sequence[Row], whole: bool
+    ) -> tuple[list[Batch], dict[int, str]]:
         """Returns batches of a window in this shard; and why other rows in it have none."""
         usable = {row.place: row.text for row in rows if row.reason is None}
         batches, reasons = self._crew.ask("fix", usable, self._budget)
         reasons |= {row.place: row.reason for row in rows if row.reason is not None}
+        if whole:
+            return batches, reasons
         # The first batches hold the longest rows: each shard has them in turn.
         mine = [batch for index, batch in enumerate(batches, number) if self._shard.has(index)]
         return mine, {place: text for place, text in reasons.items() if self._shard.has(place)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -148,16 +148,16 @@ class Store:
         path = self._folder / f"{number:06}"
         return Window(path, {**self._settings, "window": str(number)})
 
-    def results(self, windows: int) -> Iterator[Result]:
+    def results(self, windows: Iterable[int]) -> Iterator[Result]:
         """Yields all results, in the order of the rows.
 
         Args:
-            windows: number of them.
+            windows: their numbers.
 
         Raises:
             ValueError: if a result that was there is damaged now.
         """
-        for number in range(windows):
+        for number in windows:
             with closing(self.window(number)) as window:
                 if not window.complete:
                     raise ValueError(
@@ -174,13 +174,13 @@ class Store:
         """
         self.keep("finished", [self._output.stat().st_size, value])
 
-    def clear(self, windows: int) -> None:
+    def clear(self, windows: Iterable[int]) -> None:
         """Removes the windows.
 
         Args:
-            windows: number of them.
+            windows: their numbers.
         """
-        for number in range(windows):
+        for number in windows:
             (self._folder / f"{number:06}").unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -87,7 +87,7 @@ class Batches:
             assert self._most is not None
             return self._most
         fitting = max(1, largest_fitting(lambda batch: self._needed(length, batch) <= self._budget))
-        logger.info(
+        logger.debug(
             f"batches by memory: {fitting} texts of {length} tokens in {in_units(self._budget)}, "
             f"beam {self._options.beam}"
         )

@@ -144,7 +144,8 @@ def test_a_generator_is_pickled_without_its_model(bart) -> None:
     for result, row in zip(alone(bart), range(len(texts)), strict=True):
         assert found["hypotheses"][row] == result["hypotheses"]
         assert found["scores"][row] == result["scores"]
-    assert found["reason"] == [None] * len(texts) + ["expected a text, got NoneType", None]
+    assert found["reason"] == [""] * len(texts) + ["expected a text, got NoneType", ""]
+    assert found["scores"][-2] == []
     assert found["hypotheses"][-1] == found["hypotheses"][0]
     with pytest.raises(KeyError, match="expected a column 'text', there are"):
         generator({"txt": texts})
