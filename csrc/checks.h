@@ -195,6 +195,18 @@ inline void check_candidates(const at::Tensor& logits, const at::Tensor& lse,
               std::min(candidates, kMaxCandidates), ", got ", k);
 }
 
+// Checks all arguments of `is_widened`.
+inline void check_narrow(const at::Tensor& weight, const at::Tensor& narrow) {
+  TORCH_CHECK(weight.scalar_type() == at::kFloat, "weight: expected dtype Float, got ",
+              weight.scalar_type());
+  TORCH_CHECK(narrow.scalar_type() == at::kHalf || narrow.scalar_type() == at::kBFloat16,
+              "narrow: expected dtype Half or BFloat16, got ", narrow.scalar_type());
+  TORCH_CHECK(narrow.device() == weight.device(), "narrow: expected device ", weight.device(),
+              ", got ", narrow.device());
+  TORCH_CHECK(narrow.sizes() == weight.sizes(), "narrow: expected ", weight.sizes(), ", got ",
+              narrow.sizes());
+}
+
 // Checks all arguments of `linear`.
 inline void check_linear(const at::Tensor& input, const at::Tensor& weight,
                          const std::optional<at::Tensor>& bias) {
@@ -203,17 +215,21 @@ inline void check_linear(const at::Tensor& input, const at::Tensor& weight,
       dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
       "input: expected dtype Double, Float, Half or BFloat16, got ", dtype);
   TORCH_CHECK(input.dim() == 2, "input: expected [rows, inputs], got ", input.sizes());
-  const auto check = [&](const at::Tensor& tensor, const char* name) {
+  const auto check_device = [&](const at::Tensor& tensor, const char* name) {
     TORCH_CHECK(tensor.device() == input.device(), name, ": expected device ", input.device(),
                 ", got ", tensor.device());
-    TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ", dtype, ", got ",
-                tensor.scalar_type());
   };
-  check(weight, "weight");
+  check_device(weight, "weight");
+  const auto stored = weight.scalar_type();
+  const bool widened = dtype == at::kFloat && (stored == at::kHalf || stored == at::kBFloat16);
+  TORCH_CHECK(stored == dtype || widened, "weight: expected dtype ", dtype,
+              dtype == at::kFloat ? ", Half or BFloat16" : "", ", got ", stored);
   TORCH_CHECK(weight.dim() == 2 && weight.size(1) == input.size(1), "weight: expected [outputs, ",
               input.size(1), "], got ", weight.sizes());
   if (bias.has_value()) {
-    check(*bias, "bias");
+    check_device(*bias, "bias");
+    TORCH_CHECK(bias->scalar_type() == dtype, "bias: expected dtype ", dtype, ", got ",
+                bias->scalar_type());
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "bias: expected [",
                 weight.size(0), "], got ", bias->sizes());
   }

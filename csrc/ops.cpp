@@ -92,15 +92,22 @@ TORCH_LIBRARY(el_attention, m) {
       "-> (Tensor values, Tensor index)");
 
   // input     [N, I] float64, float32, float16 or bfloat16
-  // weight    [O, I], bias [O] or None: of the same dtype
-  // -> input x weight^T + bias, [N, O]; a row gives the same bits in any batch.  For CPUs: there is
-  //    no other implementation.
+  // weight    [O, I] of the same dtype; or of float16 or bfloat16, beside an input of float32
+  // bias      [O] of the dtype of the input, or None
+  // -> input x weight^T + bias, [N, O] in the dtype of the input; a row gives the same bits in any
+  //    batch, and a weight of 16 bits the same as in float32.  For CPUs: there is no other
+  //    implementation.
   m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
+
+  // weight    float32, narrow float16 or bfloat16 of the same sizes
+  // -> bool []: whether every value of `narrow` has the bits of that of `weight` in float32.  For
+  //    CPUs, too.
+  m.def("is_widened(Tensor weight, Tensor narrow) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(el_attention, Autograd, m) {
-  for (const char* name :
-       {"attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates", "linear"}) {
+  for (const char* name : {"attend", "weights", "block_ngrams_", "log_sum_exp", "top_candidates",
+                           "linear", "is_widened"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_gradients>());
   }
 }

@@ -6,6 +6,7 @@
 #include "attend.h"
 #include "candidates.h"
 #include "linear.h"
+#include "narrow.h"
 
 namespace el_attention::cpu {
 
@@ -14,11 +15,12 @@ namespace el_attention::cpu {
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) lowers it as it does for torch itself.
 const std::string& instruction_set();
 
-// The kernels of one instruction set, by the dtype of a call.
+// The kernels of one instruction set, by the dtypes of a call.
 struct Kernels {
   const AttendKernels& (*attend)(c10::ScalarType dtype);
   const CandidateKernels& (*candidates)(c10::ScalarType dtype);
-  const LinearKernel& (*linear)(c10::ScalarType dtype, int64_t rows);
+  const LinearKernel& (*linear)(c10::ScalarType dtype, c10::ScalarType weight, int64_t rows);
+  IsWidened (*is_widened)(c10::ScalarType narrow);
 };
 
 // Returns those for the machine.

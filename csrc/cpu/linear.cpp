@@ -24,14 +24,20 @@ at::Tensor linear(const at::Tensor& input, const at::Tensor& weight,
   const at::Tensor x = by_row(input), w = by_row(weight);
   const at::Tensor b = bias.has_value() ? bias->contiguous() : at::Tensor();
   at::Tensor output = at::empty({x.size(0), w.size(0)}, x.options());
-  const LinearParams params{x.scalar_type(),    x.const_data_ptr(),
-                            w.const_data_ptr(), b.defined() ? b.const_data_ptr() : nullptr,
-                            output.data_ptr(),  x.size(0),
-                            x.size(1),          w.size(0),
-                            x.stride(0),        w.stride(0)};
+  const LinearParams params{x.scalar_type(),
+                            w.scalar_type(),
+                            x.const_data_ptr(),
+                            w.const_data_ptr(),
+                            b.defined() ? b.const_data_ptr() : nullptr,
+                            output.data_ptr(),
+                            x.size(0),
+                            x.size(1),
+                            w.size(0),
+                            x.stride(0),
+                            w.stride(0)};
   if (output.numel() == 0) return output;
 
-  const LinearKernel& kernel = kernels().linear(params.dtype, params.rows);
+  const LinearKernel& kernel = kernels().linear(params.dtype, params.weight_dtype, params.rows);
   const int64_t groups = divide_up(params.outputs, kernel.group);
   const auto accumulate = params.dtype == at::kDouble ? at::kDouble : at::kFloat;
   at::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {

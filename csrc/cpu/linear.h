@@ -9,18 +9,19 @@ namespace el_attention::cpu {
 
 // output = input x weight^T + bias. Strides count elements.
 struct LinearParams {
-  c10::ScalarType dtype;  // of every tensor
-  const void* input;      // [N, I]
-  const void* weight;     // [O, I]
-  const void* bias;       // [O], or nullptr
-  void* output;           // [N, O], contiguous
+  c10::ScalarType dtype;         // of input, bias and output
+  c10::ScalarType weight_dtype;  // the same, or Half or BFloat16 beside Float
+  const void* input;             // [N, I]
+  const void* weight;            // [O, I]
+  const void* bias;              // [O], or nullptr
+  void* output;                  // [N, O], contiguous
   int64_t rows, inputs, outputs;
   int64_t input_row, weight_row;
 };
 
-// The kernel of one dtype, instruction set and kind of sizes. An output's sum has one order,
-// whatever the place of its row and the number of threads: a row gives the same bits in any batch
-// that the same kernel takes.
+// The kernel of one pair of dtypes, instruction set and kind of sizes. An output's sum has one
+// order, whatever the place of its row and the number of threads: a row gives the same bits in any
+// batch that the same kernel takes. A weight that is widened gives the bits of the wide one.
 struct LinearKernel {
   int64_t group;  // outputs that are computed together
   // Elements of the accumulation dtype that `run` needs for so many groups.

@@ -28,6 +28,8 @@ class Projections:
         key_bias: [H * head_dim] or None.
         value_weight: [H * head_dim, width].
         value_bias: [H * head_dim] or None.
+        key_narrow: as `key_weight`, the same values in 16 bits; or None.
+        value_narrow: the same of `value_weight`.
     """
 
     heads: int
@@ -35,6 +37,8 @@ class Projections:
     key_bias: Tensor | None
     value_weight: Tensor
     value_bias: Tensor | None
+    key_narrow: Tensor | None = None
+    value_narrow: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,9 @@ class SharedProjection(Plan):
 
 def keys_and_values(projections: Projections, states: Tensor) -> Payload:
     """Returns the keys and values, [..., H, head_dim] each, of states [..., width]."""
-    key = linear(states, projections.key_weight, projections.key_bias)
-    value = linear(states, projections.value_weight, projections.value_bias)
+    p = projections
+    key = linear(states, p.key_weight, p.key_bias, p.key_narrow)
+    value = linear(states, p.value_weight, p.value_bias, p.value_narrow)
     shape = (*states.shape[:-1], projections.heads, -1)
     return key.view(shape), value.view(shape)
 

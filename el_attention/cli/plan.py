@@ -26,7 +26,17 @@ from el_attention.attention import (
 )
 from el_attention.cli import plan_corpus
 from el_attention.corpus import Source
-from el_attention.cost import ARCHITECTURES, DEVICES, Architecture, Device, Rates, Workload, usable
+from el_attention.cost import (
+    ARCHITECTURES,
+    CPU,
+    DEVICES,
+    Architecture,
+    Device,
+    Rates,
+    Workload,
+    narrow_weights,
+    usable,
+)
 from el_attention.robust.memory import bytes_of, free_bytes, in_units
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -150,6 +160,9 @@ def report(
     sizes = f"beam {load.beam}, source {load.source}, {load.last_end} tokens, batch {load.batch}"
     yield f"{arch.name}, {load.dtype}, {sizes}"
     yield f"{device.name} ({source}); {in_units(available)} for states and temporaries"
+    if device.name == CPU.name and load.dtype == "float32":
+        size = in_units(narrow_weights(arch))
+        yield f"weights that are 16-bit numbers are kept so, too, for steps: {size} more at most"
     yield ""
     yield "| plans | states | needed | largest batch | ms per step | samples/s |"
     yield "|---|---:|---:|---:|---:|---:|"

@@ -13,6 +13,7 @@ from el_attention.cost.memory import (
     Memory,
     input_states,
     memory_of,
+    narrow_weights,
     usable,
 )
 from el_attention.cost.plans import Plans
@@ -38,5 +39,6 @@ __all__ = [
     "Workload",
     "input_states",
     "memory_of",
+    "narrow_weights",
     "usable",
 ]

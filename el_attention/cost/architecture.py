@@ -64,6 +64,12 @@ class Architecture:
         return 2 * self.decoder.width**2, 2 * self.encoder.width * self.decoder.width
 
     @property
+    def decoder_matrices(self) -> int:
+        """Weights of the decoder's linear layers, the vocabulary's included."""
+        layer = self.decoder.layer_weights + sum(self.cross_weights)
+        return self.decoder.layers * layer + self.vocabulary * self.decoder.width
+
+    @property
     def weights(self) -> int:
         """Number of stored weights."""
         total = self.decoder.layers * (self.decoder.layer_weights + sum(self.cross_weights))

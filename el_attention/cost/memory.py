@@ -65,6 +65,14 @@ def usable(device: Device, context: bool = True) -> float:
     return (device.memory - CONTEXT_BYTES * context) * (1 - FRAGMENTATION)
 
 
+def narrow_weights(arch: Architecture) -> float:
+    """Returns the bytes of 16-bit copies of the weights that the steps of a model read.
+
+    A float32 model has them on a CPU, beside its weights, where they are exact.
+    """
+    return 2.0 * arch.decoder_matrices
+
+
 def input_states(arch: Architecture, plans: Plans, load: Workload) -> float:
     """Returns the bytes of the states that sources or prompts leave for attention to read.
 

@@ -4,6 +4,7 @@ Nothing here knows a framework: a front end reads a model, describes it by a `De
 drives a `Decoding`.
 """
 
+from el_attention.decoder.narrow import NarrowWeights
 from el_attention.decoder.runtime import Decoding, Step
 from el_attention.decoder.specs import (
     Affine,
@@ -25,6 +26,7 @@ __all__ = [
     "EmbeddingSpec",
     "FeedForwardSpec",
     "LayerSpec",
+    "NarrowWeights",
     "Norm",
     "OutputSpec",
     "PositionBias",

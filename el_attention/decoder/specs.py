@@ -41,13 +41,17 @@ class Affine:
     Attributes:
         weight: [O, I]; of any strides, so that the transpose of a weight kept as [I, O] will do.
         bias: [O] or None.
+        narrow: [O, I], the same values in 16 bits, or None.
     """
 
     weight: Tensor
     bias: Tensor | None = None
+    narrow: Tensor | None = None
 
     def __post_init__(self) -> None:
         _expect("weight: dimensions", 2, self.weight.dim())
+        if self.narrow is not None:
+            _expect("narrow", tuple(self.weight.shape), tuple(self.narrow.shape))
         if self.bias is not None:
             _expect("bias", (len(self.weight),), tuple(self.bias.shape))
 
@@ -63,7 +67,7 @@ class Affine:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns [..., O] for x [..., I]."""
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias, self.narrow)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +280,15 @@ class AttentionSpec:
     def projections(self) -> Projections:
         """What the plans keep states with."""
         key, value = self.key, self.value
-        return Projections(self.heads, key.weight, key.bias, value.weight, value.bias)
+        return Projections(
+            self.heads,
+            key.weight,
+            key.bias,
+            value.weight,
+            value.bias,
+            key.narrow,
+            value.narrow,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,6 +52,8 @@ class BatchSizes:
         self._positions = model.max_decoder_positions()
         self._plan = plan
         if budget is None:
+            for model in models:
+                model.decoder.el_make_narrow(self._arch.encoder is not None)
             budget = int(free_bytes(self._device) * (1 - FRAGMENTATION))
         self._budget = budget // len(models)
         self.largest = cache(self._largest)

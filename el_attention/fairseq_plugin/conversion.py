@@ -12,6 +12,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from fairseq.sequence_generator import SequenceGenerator
 
 from el_attention.attention import Planner
+from el_attention.decoder import NarrowWeights
 from el_attention.fairseq_plugin.architecture import architecture_of
 from el_attention.fairseq_plugin.attention import ELAttention
 from el_attention.fairseq_plugin.decoder import ELDecoder
@@ -44,6 +45,7 @@ def convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None)
     planner = Planner(plan, architecture_of(model), memory_budget)
     decoder = specialize(model.decoder, ELDecoder)
     decoder.el_announced, decoder.el_planner = set(), planner
+    decoder.el_narrow = getattr(decoder, "el_narrow", None) or NarrowWeights()
     if not getattr(model, "full_context_alignment", False):  # else fairseq aligns afterwards
         for name in ("alignment_layer", "alignment_heads"):
             setattr(model.decoder, f"el_{name}", getattr(model, name, None))

@@ -14,7 +14,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayer, Transform
 from torch import Tensor
 
 from el_attention.attention import SELF, Planner
-from el_attention.decoder import Decoding
+from el_attention.decoder import DecoderSpec, Decoding, NarrowWeights
 from el_attention.fairseq_plugin.attention_step import acts
 from el_attention.fairseq_plugin.decoding import DecodingState, Prompt
 from el_attention.fairseq_plugin.describe import (
@@ -52,6 +52,7 @@ class ELDecoder(Specialized, _Base):
 
     Attributes:
         el_planner: chooses the plans of a generation.
+        el_narrow: the weights that are kept in 16 bits, too.
         el_alignment_layer: the layer whose attention a generation records; None for the last.
         el_alignment_heads: how many of its heads are averaged; None for all.
     """
@@ -60,6 +61,7 @@ class ELDecoder(Specialized, _Base):
     el_alignment_heads: int | None = None
     el_announced: set[str]
     el_planner: Planner
+    el_narrow: NarrowWeights
 
     def begin(
         self,
@@ -81,7 +83,7 @@ class ELDecoder(Specialized, _Base):
         columns = None if per_beam is None else per_beam.view(-1, beam)[:, 0]
         reason = unsupported(self)
         if reason is None:
-            spec = spec_of(self, source is not None)
+            spec = self.el_spec(source is not None)
             decoding = Decoding(spec, self.el_planner, sentences, beam, source, columns)
             state = DecodingState(decoding.states, self.el_announced, decoding)
             state.modules.reordering = [self]
@@ -99,6 +101,15 @@ class ELDecoder(Specialized, _Base):
             ]
         state.attach(incremental_state)
         return state
+
+    def el_spec(self, with_source: bool) -> DecoderSpec:
+        """Describes itself as it is now, with narrow weights; see `describe.spec_of`."""
+        return self.el_narrow.added_to(spec_of(self, with_source))
+
+    def el_make_narrow(self, with_source: bool) -> None:
+        """Lets memory that is measured from now on be without that of narrow weights."""
+        if unsupported(self) is None:
+            self.el_spec(with_source)
 
     def shares_states(self, encoder_out: EncoderOut | None = None) -> bool:
         """Whether a generation that begins now can share states; the log says why not.

@@ -23,6 +23,7 @@ MAX_SEGMENTS = 16
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals it
+NARROW_ROWS = 8  # kFewRows in csrc/cpu/kernels/linear.cpp: for more, widening takes longer
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -97,8 +98,13 @@ def runs_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     )
 
 
+def is_bound_by_reading(x: Tensor) -> bool:
+    """Tells whether a linear layer of x [..., I] takes the time of reading its weight."""
+    return x.numel() <= NARROW_ROWS * x.size(-1)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Applies a linear layer where `runs_linear` is true; see `reference.linear`."""
+    """Applies a linear layer where `runs_linear` is true; a float32 weight may be in 16 bits."""
     if x.dim() == 2:
         return torch.ops.el_attention.linear(x, weight, bias)
     output = torch.ops.el_attention.linear(x.reshape(-1, x.size(-1)), weight, bias)

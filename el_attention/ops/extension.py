@@ -27,6 +27,7 @@ OPERATORS = {
     "log_sum_exp": 1,
     "top_candidates": 5,
     "linear": 3,
+    "is_widened": 2,
 }
 
 

@@ -84,3 +84,9 @@ def _top_candidates(
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     check_devices({"input": input, "weight": weight, "bias": bias}, RuntimeError)
     return input.new_empty(input.size(0), weight.size(0))
+
+
+@torch.library.register_fake("el_attention::is_widened")
+def _is_widened(weight: Tensor, narrow: Tensor) -> Tensor:
+    check_devices({"weight": weight, "narrow": narrow}, RuntimeError)
+    return weight.new_empty((), dtype=torch.bool)

@@ -54,7 +54,7 @@ def attend(
     )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, narrow: Tensor | None = None) -> Tensor:
     """Applies a linear layer, x W^T + b, as `torch.nn.functional.linear` does.
 
     On a CPU, up to 256 rows go through an operator that reads the weight once, as it lies.
@@ -63,6 +63,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x: [..., I].
         weight: [O, I].
         bias: [O] or None.
+        narrow: [O, I], the values of a float32 `weight` in 16 bits (`narrowed`), which that
+            operator reads in its place for up to 8 rows, with the same result; or None.
 
     Returns:
         [..., O].
@@ -71,8 +73,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         RuntimeError: if shapes or dtypes do not fit.
         ValueError: if not all tensors are on one device.
     """
-    reference.check_devices({"x": x, "weight": weight, "bias": bias})
+    reference.check_devices({"x": x, "weight": weight, "bias": bias, "narrow": narrow})
     if compiled.runs_linear(x, weight, bias):
+        if narrow is not None and compiled.is_bound_by_reading(x):
+            weight = narrow
         return compiled.linear(x, weight, bias)
     return F.linear(x, weight, bias)
 

@@ -55,6 +55,8 @@ class Batches:
             self._plan = model.el_plan
             budget = model.el_memory_budget if budget is None else budget
         if budget is None:
+            if self._plan is not None:
+                model.el_spec(model.config.is_encoder_decoder)
             budget = int(free_bytes(self._device) * (1 - FRAGMENTATION))
         self._budget = budget
         self.largest = cache(self._largest)

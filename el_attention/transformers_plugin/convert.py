@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 
 from el_attention.attention import PLAN_CHOICES
+from el_attention.decoder import NarrowWeights
 from el_attention.specialize import specialize
 from el_attention.transformers_plugin.families import family_of, unserved_family
 from el_attention.transformers_plugin.model import ELModel
@@ -48,4 +49,5 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
     model = specialize(target, ELModel)
     assert isinstance(model, ELModel)
     model.el_plan, model.el_memory_budget, model.el_announced = plan, memory_budget, set()
+    model.el_narrow = NarrowWeights()
     return target

@@ -14,6 +14,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.utils import ModelOutput
 
 from el_attention.attention import Planner
+from el_attention.decoder import DecoderSpec, NarrowWeights
 from el_attention.specialize import Specialized
 from el_attention.state import Source
 from el_attention.transformers_plugin import version_4
@@ -51,11 +52,13 @@ class ELModel(Specialized, _Model):
         el_plan: the plan that was asked for.
         el_memory_budget: bytes for states and temporaries, or None for what is free.
         el_announced: the reasons for stock's way that have been logged.
+        el_narrow: the weights that are kept in 16 bits, too.
     """
 
     el_plan: str
     el_memory_budget: int | None
     el_announced: set[str]
+    el_narrow: NarrowWeights
 
     @classmethod
     def _members(cls, base: type) -> dict[str, Any]:
@@ -196,7 +199,7 @@ class ELModel(Specialized, _Model):
             if reason is not None:
                 return reason
             source = Source(states.transpose(0, 1), None if mask is None else mask == 0)
-        spec = family.describe(self, has_source=source is not None)
+        spec = self.el_spec(source is not None)
         if spec.position_biases and spec.embedding.positions is not None:
             reason = unserved_distances(arguments)
             if reason is not None:
@@ -207,6 +210,12 @@ class ELModel(Specialized, _Model):
         planner = Planner(self.el_plan, architecture_of(self, family, spec), self.el_memory_budget)
         is_returned = bool(config.return_dict_in_generate)
         return DecodingCache(spec, planner, beam, source, is_returned)
+
+    def el_spec(self, has_source: bool) -> DecoderSpec:
+        """Describes its decoder as it is now, with narrow weights; see `Family.describe`."""
+        family = family_of(self)
+        assert family is not None
+        return self.el_narrow.added_to(family.describe(self, has_source))
 
     def _el_forward(
         self,

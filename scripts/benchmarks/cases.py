@@ -25,11 +25,13 @@ class Model:
             which fairseq makes the weights; or "m2m_100", "t5" or "whisper", which are known to
             Transformers alone.
         sizes: its shape; one table of embeddings serves source, target and output.
+        numbers: the dtype whose numbers its float32 weights are.
     """
 
     name: str
     family: str
     sizes: Architecture
+    numbers: str = "float32"
 
     @property
     def is_of_fairseq(self) -> bool:
@@ -46,6 +48,7 @@ MODELS = {
     model.name: model
     for model in (
         Model("bart", "bart", _BART),
+        Model("bart-float16", "bart", _BART, "float16"),
         Model("transformer", "transformer", replace(_BART, name="transformer", positions=0)),
         Model("lm", "lm", _GPT2),
         Model("nllb-600m", "m2m_100", Architecture("nllb-600m", _NLLB, _NLLB, 256_206)),

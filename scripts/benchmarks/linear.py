@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Times the operator of linear layers at BART's shapes against torch's own products.
 
+Inputs are of float32, weights of float32 or of the 16 bits that hold them exactly.
+
 They take turns, round after round, so that a change in the machine's load meets them all. A turn
 goes through the weights of several layers, as a decoder does: more than most caches hold.
 
@@ -25,10 +27,14 @@ from el_attention.ops import compiled
 SHAPES = [(768, 768), (768, 3072), (3072, 768), (768, 50265)]  # inputs, outputs
 LAYERS_BYTES = 2**28
 
-PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "here": lambda x, weight: compiled.linear(x, weight, None),
-    "`F.linear`": lambda x, weight: F.linear(x, weight),
-    "`W @ x.t()`": lambda x, weight: weight @ x.t(),
+# By the dtype of the weights, which float32 inputs are multiplied by.
+Product = tuple[torch.dtype, Callable[[Tensor, Tensor], Tensor]]
+PRODUCTS: dict[str, Product] = {
+    "here": (torch.float32, lambda x, weight: compiled.linear(x, weight, None)),
+    "float16 weights": (torch.float16, lambda x, weight: compiled.linear(x, weight, None)),
+    "bfloat16 weights": (torch.bfloat16, lambda x, weight: compiled.linear(x, weight, None)),
+    "`F.linear`": (torch.float32, lambda x, weight: F.linear(x, weight)),
+    "`W @ x.t()`": (torch.float32, lambda x, weight: weight @ x.t()),
 }
 
 
@@ -40,14 +46,14 @@ def seconds(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weights: lis
     return (time.perf_counter() - start) / len(weights)
 
 
-def measure(rows: int, weights: list[Tensor], rounds: int) -> str:
+def measure(rows: int, weights: dict[torch.dtype, list[Tensor]], rounds: int) -> str:
     """Times all products for one number of rows; returns a row of the table."""
-    outputs, inputs = weights[0].shape
+    outputs, inputs = weights[torch.float32][0].shape
     x = torch.randn(rows, inputs)
     times: dict[str, list[float]] = {name: [] for name in PRODUCTS}
     for number in range(-1, rounds):  # the first is not counted
-        for name, product in PRODUCTS.items():
-            elapsed = seconds(product, x, weights)
+        for name, (dtype, product) in PRODUCTS.items():
+            elapsed = seconds(product, x, weights[dtype])
             if number >= 0:
                 times[name].append(elapsed)
     rates = [2e-9 * rows * inputs * outputs / statistics.median(each) for each in times.values()]
@@ -76,7 +82,8 @@ def main() -> None:
     print("|---|" + "---:|" * (len(header) - 1))
     for inputs, outputs in SHAPES:
         count = max(2, LAYERS_BYTES // (4 * inputs * outputs))
-        weights = [torch.randn(outputs, inputs) for _ in range(count)]
+        made = [torch.randn(outputs, inputs) for _ in range(count)]
+        weights = {dtype: [w.to(dtype) for w in made] for dtype, _ in PRODUCTS.values()}
         for rows in options.rows:
             print(measure(rows, weights, options.rounds), flush=True)
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.cases import Case, Model
 from el_attention.attention import ExpandedQuery, plans_of
-from el_attention.cost import CPU, Memory, Workload, memory_of
+from el_attention.cost import CPU, Memory, Workload, memory_of, narrow_weights
+from el_attention.decoder import DecoderSpec, NarrowWeights
 from el_attention.state import capacity
 
 CONVERTED = "ctranslate2"  # folder
@@ -128,8 +129,13 @@ class Fairseq(System):
 
     closing = 1  # fairseq scores the end of sentence, in a step of its own
 
-    def __init__(self, case: Case, folder: Path, *, plan: str | None = None) -> None:
-        """Reads the dictionaries; `plan` None is stock fairseq."""
+    def __init__(
+        self, case: Case, folder: Path, *, plan: str | None = None, weights: str | None = None
+    ) -> None:
+        """Reads the dictionaries; `plan` None is stock fairseq.
+
+        Weights "wide" are float32 ones, also where 16 bits hold them exactly.
+        """
         from fairseq import tasks
         from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
@@ -141,6 +147,7 @@ class Fairseq(System):
         self._checkpoint = str(folder / CHECKPOINT)
         self._beam = case.beam
         self._plan = plan
+        self._is_wide = weights == "wide"
         self._generators: dict[tuple[int, int], Any] = {}
 
     def load(self) -> None:
@@ -193,7 +200,10 @@ class Fairseq(System):
         expanded = {
             kind: choice.plan.name == ExpandedQuery.name for kind, choice in choices.items()
         }
-        return memory_of(case.model.sizes, plans_of(expanded, CPU), load)
+        memory = memory_of(case.model.sizes, plans_of(expanded, CPU), load)
+        if case.model.numbers != "float32" and not self._is_wide:
+            memory = replace(memory, weights=memory.weights + narrow_weights(case.model.sizes))
+        return memory
 
     def _generator(self, beam: int, tokens: int) -> Any:
         if (beam, tokens) not in self._generators:
@@ -203,8 +213,17 @@ class Fairseq(System):
             generator = self._task.build_generator([self._model], Namespace(beam=beam, **length))
             if self._plan is not None:
                 generator = el_attention.convert(generator, self._plan)
+                if self._is_wide:
+                    self._model.decoder.el_narrow = _Wide()
             self._generators[beam, tokens] = generator
         return self._generators[beam, tokens]
+
+
+class _Wide(NarrowWeights):
+    """None of them."""
+
+    def added_to(self, spec: DecoderSpec) -> DecoderSpec:
+        return spec
 
 
 class HuggingFace(System):
@@ -356,6 +375,7 @@ class CTranslate2(System):
 SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
     "fairseq": (Fairseq, {}),
     "el-attention": (Fairseq, {"plan": "auto"}),
+    "wide-weights": (Fairseq, {"plan": "auto", "weights": "wide"}),
     "expanded-query": (Fairseq, {"plan": "expanded-query"}),
     "shared-projection": (Fairseq, {"plan": "shared-projection"}),
     "huggingface": (HuggingFace, {}),

@@ -68,6 +68,7 @@ def write_checkpoint(model: Model, folder: Path) -> None:
     # Padding and end of sentence get logit 0, and so no probability worth mention: systems forbid
     # them in different ways, some before the softmax and some after it.
     network.decoder.embed_tokens.weight.data[[symbols.pad(), symbols.eos()]] = 0
+    network.to(getattr(torch, model.numbers)).float()
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("dict.txt", *(f"dict.{language}.txt" for language in LANGUAGES)):
         symbols.save(str(folder / name))

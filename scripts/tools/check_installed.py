@@ -49,6 +49,7 @@ def run_on_cpu() -> None:
     x, weight, bias = torch.randn(3, 10), torch.randn(4, 10), torch.randn(4)
     expected = torch.nn.functional.linear(x, weight, bias)
     torch.testing.assert_close(ops.linear(x, weight, bias), expected)
+    assert ops.is_widened(weight.half().float(), weight.half())
 
 
 def trace_on_cuda() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ needs_compiled = pytest.mark.skipif(
 FEW = 8  # kFewRows in csrc/cpu/kernels/linear.cpp
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+NARROW = (torch.float16, torch.bfloat16)
 
 # Rows, inputs, outputs: odd; around the register tiles, their vectors, what is summed at a time,
 # and the rows from which on another kernel takes them.
@@ -68,6 +70,33 @@ def test_is_at_most_twice_as_far_from_float64_as_torch(sizes, dtype):
     ours = (operator(*arguments).double() - expected).abs().max()
     torchs = (F.linear(*arguments).double() - expected).abs().max()
     assert ours <= 2 * torchs + 4 * torch.finfo(dtype).eps * expected.abs().max()
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("sizes", [*SIZES, (0, 5, 3), (4, 0, 3), (4, 5, 0)], ids=str)
+def test_a_weight_in_16_bits_gives_the_bits_of_the_same_in_float32(sizes, dtype):
+    x, weight, bias = case(*sizes)
+    narrow = weight.to(dtype)
+    assert torch.equal(operator(x, narrow, bias), operator(x, narrow.float(), bias))
+    assert torch.equal(operator(x, narrow.t().contiguous().t()), operator(x, narrow.float()))
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("rows", (FEW, FEW + 1))
+def test_a_weight_in_16_bits_may_hold_any_number(rows, dtype):
+    info = torch.finfo(dtype)
+    extremes = [info.smallest_normal / 4, -info.max, 0.0, -0.0, math.inf, -math.inf, math.nan]
+    x, weight, _ = case(rows, 37, 11)
+    narrow = weight.to(dtype)
+    for output, number in enumerate(extremes):
+        narrow[output, [3, 35]] = number  # in whole vectors, and in what is left after them
+    found = operator(x, narrow)
+    torch.testing.assert_close(
+        found, operator(x, narrow.float()), rtol=0.0, atol=0.0, equal_nan=True
+    )
+    assert found.isfinite().any(0).sum() == len(weight) - 3
 
 
 @needs_compiled
@@ -140,9 +169,11 @@ def test_a_row_that_is_not_finite_spoils_no_other(value):
 
 
 @needs_compiled
+@pytest.mark.parametrize("dtype", (torch.float32, *NARROW), ids=str)
 @pytest.mark.parametrize("bias", (False, True))
-def test_opcheck(bias):
+def test_opcheck(bias, dtype):
     x, weight, b = case(3, 10, 4)
+    weight = weight.to(dtype)
     torch.library.opcheck(torch.ops.el_attention.linear, (x, weight, b if bias else None))
 
 
@@ -151,7 +182,15 @@ def test_opcheck(bias):
     ("changes", "message"),
     [
         ({"weight": torch.zeros(4, 9)}, r"weight: expected \[outputs, 10\]"),
-        ({"weight": torch.zeros(4, 10).double()}, "weight: expected dtype Float"),
+        (
+            {"weight": torch.zeros(4, 10).double()},
+            "weight: expected dtype Float, Half or BFloat16, got Double",
+        ),
+        (
+            {"x": torch.zeros(3, 10).double(), "weight": torch.zeros(4, 10).half()},
+            "weight: expected dtype Double, got Half",
+        ),
+        ({"bias": torch.zeros(4).half()}, "bias: expected dtype Float, got Half"),
         ({"bias": torch.zeros(3)}, r"bias: expected \[4\]"),
         ({"x": torch.zeros(3, 10, dtype=torch.int32)}, "input: expected dtype Double"),
         ({"x": torch.zeros(10)}, r"input: expected \[rows, inputs\]"),
@@ -183,3 +222,18 @@ def test_the_public_function_takes_any_number_of_rows_and_dimensions(rows):
     expected = F.linear(x, weight, bias)
     actual = linear(x[None, :, None], weight, bias)
     torch.testing.assert_close(actual, expected[None, :, None])
+
+
+@pytest.mark.parametrize("rows", (1, FEW, FEW + 1, compiled.FEW_ROWS + 1))
+def test_the_public_function_gives_the_same_bits_with_a_narrow_weight(rows, operators):
+    x, weight, bias = case(rows, 12, 5, torch.bfloat16)
+    arguments = (x.float(), weight.float(), bias.float())
+    assert torch.equal(linear(*arguments, weight), linear(*arguments))
+
+
+@needs_compiled
+@pytest.mark.parametrize(("rows", "is_read"), ((FEW, True), (FEW + 1, False)))
+def test_a_narrow_weight_is_read_where_reading_takes_the_time(rows, is_read):
+    x, weight, bias = case(rows, 12, 5)
+    found = linear(x, weight, bias, torch.zeros_like(weight, dtype=torch.float16))
+    assert torch.equal(found, bias.expand_as(found)) == is_read

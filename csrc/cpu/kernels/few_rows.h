@@ -8,7 +8,8 @@
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
 
-template <typename T>
+// T: of input, bias and output; W: of the weight, T or one that widens to it exactly.
+template <typename T, typename W>
 class FewRows {
  public:
   using A = Accumulate<T>;
@@ -78,10 +79,10 @@ class FewRows {
 
   // Adds `depth` inputs to the sums of a group of outputs, [tiles, kOutputs, kRows].
   void add(int64_t group, int64_t begin, int64_t depth, A* sums) const {
-    const T* weight[kOutputs];
+    const W* weight[kOutputs];
     for (int64_t o = 0; o < kOutputs; ++o) {
       const int64_t output = std::min(group * kOutputs + o, p_.outputs - 1);  // see `finish`
-      weight[o] = static_cast<const T*>(p_.weight) + output * p_.weight_row + begin;
+      weight[o] = static_cast<const W*>(p_.weight) + output * p_.weight_row + begin;
     }
     // From there to what the next call will read.
     const int64_t groups = group + 1 < last_ ? 1 : first_ - group;
@@ -102,7 +103,7 @@ class FewRows {
   // One register tile; fetches kFetched rows of the next group's weight, from `fetched` on: what
   // lies `ahead` of this group's.
   template <int64_t kFetched>
-  void add(const A* rows, const T* const (&weight)[kOutputs], int64_t fetched, int64_t ahead,
+  void add(const A* rows, const W* const (&weight)[kOutputs], int64_t fetched, int64_t ahead,
            int64_t depth, A* sums) const {
     Vec<T> tile[kOutputs][kRows];
     for (int64_t o = 0; o < kOutputs; ++o) {
@@ -128,14 +129,15 @@ class FewRows {
     }
   }
 
-  // What is left after whole vectors. Apart, so that the tile of the others stays in registers.
-  void add_rest(const A* rows, const T* const (&weight)[kOutputs], int64_t begin, int64_t end,
+  // What is left after whole vectors. Apart, so that the tile of the others stays in registers;
+  // with fma, so that a compiler cannot round otherwise for another W.
+  void add_rest(const A* rows, const W* const (&weight)[kOutputs], int64_t begin, int64_t end,
                 A* sums) const {
     for (int64_t o = 0; o < kOutputs; ++o) {
       for (int64_t n = 0; n < kRows; ++n) {
         A sum = 0;
         for (int64_t i = begin; i < end; ++i) {
-          sum += static_cast<A>(weight[o][i]) * rows[n * stride_ + i];
+          sum = std::fma(static_cast<A>(weight[o][i]), rows[n * stride_ + i], sum);
         }
         sums[o * kRows + n] += sum;
       }

@@ -8,24 +8,28 @@ namespace {
 
 constexpr int64_t kFewRows = 8;
 
-template <template <typename> class Kernel, typename T>
+template <typename Kernel>
 constexpr LinearKernel entry() {
-  return {Kernel<T>::kOutputs, Kernel<T>::scratch, Kernel<T>::run};
+  return {Kernel::kOutputs, Kernel::scratch, Kernel::run};
 }
 
-template <typename T>
-constexpr LinearKernel kFew = entry<FewRows, T>();
-template <typename T>
-constexpr LinearKernel kMany = entry<ManyRows, T>();
+template <typename T, typename W>
+constexpr LinearKernel kFew = entry<FewRows<T, W>>();
+template <typename T, typename W>
+constexpr LinearKernel kMany = entry<ManyRows<T, W>>();
 
-template <typename T>
+template <typename T, typename W = T>
 const LinearKernel& choose(int64_t rows) {
-  return rows <= kFewRows ? kFew<T> : kMany<T>;
+  return rows <= kFewRows ? kFew<T, W> : kMany<T, W>;
 }
 
 }  // namespace
 
-const LinearKernel& linear_kernel(c10::ScalarType dtype, int64_t rows) {
+const LinearKernel& linear_kernel(c10::ScalarType dtype, c10::ScalarType weight, int64_t rows) {
+  if (dtype != weight) {  // float, as the operator has made sure
+    return weight == c10::ScalarType::Half ? choose<float, at::Half>(rows)
+                                           : choose<float, at::BFloat16>(rows);
+  }
   return for_dtype(dtype, [&](auto zero) -> auto& { return choose<decltype(zero)>(rows); });
 }
 

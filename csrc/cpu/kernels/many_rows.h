@@ -10,7 +10,8 @@
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
 
-template <typename T>
+// T: of input, bias and output; W: of the weight, T or one that widens to it exactly.
+template <typename T, typename W>
 class ManyRows {
  public:
   using A = Accumulate<T>;
@@ -50,7 +51,7 @@ class ManyRows {
   }
 
   // Elements of a weight's row that are converted to the accumulation dtype.
-  static constexpr int64_t converted(int64_t depth) { return std::is_same_v<T, A> ? 0 : depth; }
+  static constexpr int64_t converted(int64_t depth) { return std::is_same_v<W, A> ? 0 : depth; }
 
   ManyRows(const LinearParams& p, int64_t row, int64_t first, int64_t last, void* scratch)
       : p_(p),
@@ -109,17 +110,17 @@ class ManyRows {
 
   // Adds `depth` inputs to the sums of a group of outputs, [kOutputs, vectors, kLanes].
   void add(int64_t group, int64_t begin, int64_t depth, A* sums) const {
-    const T* weight[kOutputs];
+    const W* weight[kOutputs];
     for (int64_t o = 0; o < kOutputs; ++o) {
       const int64_t output = std::min(group * kOutputs + o, p_.outputs - 1);  // see `finish`
-      weight[o] = static_cast<const T*>(p_.weight) + output * p_.weight_row + begin;
+      weight[o] = static_cast<const W*>(p_.weight) + output * p_.weight_row + begin;
     }
     // From there to what the next call will read.
     const int64_t groups = group + 1 < last_ ? 1 : first_ - group;
     const int64_t ahead = groups * kOutputs * p_.weight_row + (groups == 1 ? 0 : depth);
     const A* summed[kOutputs];
     for (int64_t o = 0; o < kOutputs; ++o) {
-      if constexpr (std::is_same_v<T, A>) {
+      if constexpr (std::is_same_v<W, A>) {
         summed[o] = weight[o];
       } else {
         A* to = weight_ + o * depth_;
@@ -149,7 +150,7 @@ class ManyRows {
   }
 
   template <int64_t kCount>
-  void add(const A* rows, const A* const (&summed)[kOutputs], const T* const (&weight)[kOutputs],
+  void add(const A* rows, const A* const (&summed)[kOutputs], const W* const (&weight)[kOutputs],
            int64_t ahead, int64_t depth, A* sums) const {
     for (int64_t o = 0; o < kOutputs; o += outputs(kCount)) {
       add_tile<kCount>(rows, summed + o, weight + o, ahead, depth, sums + o * vectors_ * kLanes);
@@ -159,7 +160,7 @@ class ManyRows {
   // One register tile of outputs x kCount vectors. Of the next group's weight, `ahead` of this
   // group's, it fetches the rows of the same outputs: every kStep inputs some, in turns.
   template <int64_t kCount>
-  void add_tile(const A* rows, const A* const* summed, const T* const* weight, int64_t ahead,
+  void add_tile(const A* rows, const A* const* summed, const W* const* weight, int64_t ahead,
                 int64_t depth, A* sums) const {
     constexpr int64_t kTall = outputs(kCount), kFetched = divide_up(kTall, kTurns);
     const A* single[kTall];
@@ -180,7 +181,7 @@ class ManyRows {
     };
     int64_t i = 0;
     for (; i + kStep <= depth; i += kStep) {
-      const T* const* fetched = weight + i / kStep % kTurns * kFetched % kTall;
+      const W* const* fetched = weight + i / kStep % kTurns * kFetched % kTall;
       for (int64_t f = 0; f < kFetched; ++f) __builtin_prefetch(fetched[f] + ahead + i, 0, 2);
       for (int64_t j = 0; j < kStep; ++j) multiply(i + j);
     }
@@ -211,7 +212,7 @@ class ManyRows {
   }
 
   // Of kStep inputs each: as many as a cache line holds.
-  static constexpr int64_t kTurns = kCacheLine / static_cast<int64_t>(sizeof(T)) / kStep;
+  static constexpr int64_t kTurns = kCacheLine / static_cast<int64_t>(sizeof(W)) / kStep;
 
   const LinearParams& p_;
   const int64_t row_, rows_, vectors_, tiles_;  // the block of rows

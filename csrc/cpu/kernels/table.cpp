@@ -4,6 +4,6 @@
 
 namespace el_attention::cpu::CPU_CAPABILITY {
 
-const Kernels kTable = {attend_kernels, candidate_kernels, linear_kernel};
+const Kernels kTable = {attend_kernels, candidate_kernels, linear_kernel, is_widened_kernel};
 
 }  // namespace el_attention::cpu::CPU_CAPABILITY
