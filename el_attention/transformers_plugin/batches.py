@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -28,7 +28,12 @@ class Batches:
     """Cuts texts into batches."""
 
     def __init__(
-        self, model: Any, options: Options, batch_size: int | None, budget: int | None
+        self,
+        model: Any,
+        options: Options,
+        batch_size: int | None,
+        budget: int | None,
+        states: Callable[[int], int],
     ) -> None:
         """Takes what does not depend on the texts.
 
@@ -37,11 +42,12 @@ class Batches:
             options: the options of the generation.
             batch_size: texts of a batch, at most; None for what the memory holds.
             budget: bytes for states and temporaries; None for the model's own, or what is free now.
+            states: says how many tokens or states the model attends to of a source of some length.
 
         Raises:
             ValueError: if no formula for the memory is known, and no `batch_size`.
         """
-        self._options, self._most = options, batch_size
+        self._options, self._most, self._states = options, batch_size, states
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._device = model.device
         self._arch = _architecture(model)
@@ -90,8 +96,8 @@ class Batches:
             return self._most
         fitting = max(1, largest_fitting(lambda batch: self._needed(length, batch) <= self._budget))
         logger.debug(
-            f"batches by memory: {fitting} texts of {length} tokens in {in_units(self._budget)}, "
-            f"beam {self._options.beam}"
+            f"batches by memory: {fitting} texts of {self._states(length)} tokens in "
+            f"{in_units(self._budget)}, beam {self._options.beam}"
         )
         return fitting if self._most is None else min(fitting, self._most)
 
@@ -115,7 +121,7 @@ class Batches:
         new = max(1, self._options.new_tokens(length if self._arch.encoder is None else prompt))
         # Beams that share no ancestors, and rows that are reserved ahead.
         tokens = -(-capacity(new * beam, beam) // beam)
-        return Workload(self._dtype, batch, beam, length, tokens, tokens)
+        return Workload(self._dtype, batch, beam, self._states(length), tokens, tokens)
 
 
 def _stock_memory(arch: Architecture, load: Workload) -> Memory:

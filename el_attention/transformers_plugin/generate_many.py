@@ -28,7 +28,7 @@ def generate_many(
     progress: bool = True,
     **options: Any,
 ) -> list[Generated]:
-    """Generates for many texts with a model of Transformers, converted or not.
+    """Generates for many texts, or sounds, with a model of Transformers, converted or not.
 
     The texts are sorted by length and put into batches that fill the memory; a batch that does not
     fit is halved. The hypotheses of a text are those of `model.generate` for it alone: where an
@@ -36,17 +36,21 @@ def generate_many(
     it would make them depend on the other texts, a text has a batch of its own; the log says so.
 
     Args:
-        model: of Transformers, in evaluation mode, which reads tokens.
-        tokenizer: of the model, or a processor that has one.
-        texts: any number of `str`; for anything else the result says what it is.
+        model: a model of Transformers, in evaluation mode, that reads tokens or hears (Whisper,
+            Speech2Text).
+        tokenizer: the tokenizer of the model, or a processor that has one; for sounds, a processor
+            that has a feature_extractor, too.
+        texts: any number of `str`; for anything else the result says what it is. For a model that
+            hears, float samples [n] between -1 and 1, as many a second as it expects, or mappings
+            with them as `array` and with their `sampling_rate`.
         journal: file that keeps what is finished, so that a run that was killed continues; None
             for none.
         memory_budget: bytes for states and temporaries of a batch; None for the budget that the
             model was converted with or, without one, for what is free.
         batch_size: texts of a batch, at most; None for what the memory holds. It must be given for
             models of which no formula for the memory is known.
-        truncation: whether texts that are too long are cut, by the tokenizer; else nothing is
-            generated for them.
+        truncation: whether texts that are too long are cut, by the tokenizer, and sounds to what
+            the model hears at once; else nothing is generated for them.
         seed: with sampling, decides together with the place of a text what is drawn for it.
         progress: whether a bar shows it.
         options: of `generate`.

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.generation import GenerationMixin
 
-from el_attention.transformers_plugin.encoder_decoder import EncoderDecoder
+from el_attention.transformers_plugin.encoder_decoder import EncoderDecoder, Whisper
 from el_attention.transformers_plugin.families import family_of
 from el_attention.transformers_plugin.gpt2 import GPT2
 from el_attention.transformers_plugin.gpt_neo import GPTNeo
@@ -54,6 +54,21 @@ _BY_TARGET = {
 }
 # They read the source or prompt with its padding.
 _BY_SOURCE = {"encoder_no_repeat_ngram_size", "encoder_repetition_penalty"}
+# Of Whisper: the same for every sound.
+_OF_WHISPER = {
+    "alignment_heads",
+    "forced_decoder_ids",
+    "is_multilingual",
+    "lang_to_id",
+    "language",
+    "max_initial_timestamp_index",
+    "no_timestamps_token_id",
+    "prev_sot_token_id",
+    "prompt_ids",
+    "return_timestamps",
+    "task",
+    "task_to_id",
+}
 # Without sampling they do nothing.
 _OF_SAMPLING = {
     "epsilon_cutoff",
@@ -67,13 +82,22 @@ _OF_SAMPLING = {
 }
 # What a file of options says of itself.
 _NO_OPTIONS = {"_from_model_config", "transformers_version", "generation_config"}
-_MADE_HERE = {"input_ids", "inputs", "inputs_embeds", "attention_mask", "encoder_outputs"}
+_MADE_HERE = {
+    "attention_mask",
+    "encoder_outputs",
+    "input_features",
+    "input_ids",
+    "inputs",
+    "inputs_embeds",
+}
 _NOT_RETURNED = {
     "custom_generate",
     "output_attentions",
     "output_hidden_states",
     "output_logits",
     "past_key_values",
+    "return_segments",
+    "return_token_timestamps",
 }
 # Without any option Transformers generates as many, if there are positions for them.
 _NEW_TOKENS = 20
@@ -85,8 +109,10 @@ class Options:
     Attributes:
         given: what the caller gave.
         beam: sequences of each text while it is generated.
+        is_whisper: whether the model is Whisper, which generates in a way of its own.
         draws: whether tokens are drawn at random.
         keeps_scores: whether the scores of all tokens are kept at every step.
+        padding: the token behind hypotheses, or None.
         ends: the tokens that end a hypothesis.
         decoder_prompt: tokens that the decoder begins with, behind an encoder.
         apart: why a text has a batch of its own, or None.
@@ -111,6 +137,7 @@ class Options:
                     f"generate_many: expected options of texts, tokens and scores, got {name}"
                 )
         self.given = dict(given)
+        self.is_whisper = isinstance(family_of(model), Whisper)
         self._positions = getattr(model.config, "max_position_embeddings", None)
         self._values = dict(model.generation_config.to_diff_dict())
         if given.get("generation_config") is not None:
@@ -118,8 +145,11 @@ class Options:
         self._values = _set({**self._values, **given})
         ends = self._values.get("eos_token_id", ())
         self.ends = {ends} if isinstance(ends, int) else set(ends)
-        self.draws = bool(self._values.get("do_sample"))
+        self.draws = self._draws()
+        self.padding: int | None = self._values.get("pad_token_id")
         self.keeps_scores = bool(self._values.get("output_scores"))
+        if self.is_whisper and self.keeps_scores:
+            raise ValueError("generate_many: expected no output_scores for Whisper, got it")
         self.beam = max(
             self._values.get("num_beams", 1), self._values.get("num_return_sequences", 1)
         )
@@ -152,18 +182,31 @@ class Options:
             _NEW_TOKENS if self._positions is None else min(_NEW_TOKENS, self._positions - prompt)
         )
 
+    def _draws(self) -> bool:
+        if not self.is_whisper:
+            return bool(self._values.get("do_sample"))
+        # It samples at temperatures, and nowhere else.
+        temperatures = self.given.get("temperature")
+        if not isinstance(temperatures, (list, tuple)):
+            temperatures = (temperatures,)
+        return any(temperatures)
+
     def _reason_for_batches_of_one(self, model: Any) -> str | None:
-        if type(model).generate is not GenerationMixin.generate:
+        if not self.is_whisper and type(model).generate is not GenerationMixin.generate:
             return f"{type(model).__name__} generates in a way of its own"
         if self.draws:
             return "do_sample draws for all texts of a batch together"
         known = _BY_TEXT | _BY_TARGET | _BY_SOURCE | _OF_SAMPLING | _NO_OPTIONS
+        if self.is_whisper:
+            known = known | _OF_WHISPER
         unknown = sorted(self._values.keys() - known)
         if unknown:
             return f"{', '.join(unknown)} may depend on the other texts of a batch"
         return None
 
     def _reason_for_one_length(self, model: Any) -> str | None:
+        if model.main_input_name != "input_ids":
+            return "encoders of sounds may depend on the padding"
         if not isinstance(family_of(model), _PADDED):
             return f"{type(model).__name__} may depend on the padding"
         if model.config.is_encoder_decoder:

@@ -23,7 +23,7 @@ _MAY_DIFFER = ("_name_or_path", "name_or_path", "_is_hf_initialized", "el_memory
 
 
 def run_settings(
-    model: Any, tokenizer: Any, options: Mapping[str, Any], seed: int
+    model: Any, tokenizer: Any, extractor: Any, options: Mapping[str, Any], seed: int
 ) -> dict[str, str]:
     """Describes what the results for all texts depend on, but for the texts.
 
@@ -32,6 +32,7 @@ def run_settings(
     Args:
         model: as it generates.
         tokenizer: the tokenizer that makes text of tokens.
+        extractor: the extractor of the features of sounds, or None.
         options: the options of `generate`.
         seed: the seed of the run.
 
@@ -55,6 +56,9 @@ def run_settings(
         "tokenizer": _tokenizer_digest(tokenizer),
         "seed": str(seed),
     }
+    if extractor is not None:
+        values = extractor.to_dict()
+        settings["feature extractor"] = as_text("journal: feature extractor", values)
     for name, value in module_settings(model).items():
         if name not in _MAY_DIFFER:
             settings[f"model: {name}"] = value

@@ -1,4 +1,4 @@
-"""One model, one tokenizer, one set of options: texts become tokens, batches and hypotheses."""
+"""One model, one tokenizer, one set of options: of texts or sounds to batches and hypotheses."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 
 from el_attention.robust.memory import is_out_of_memory, release
 from el_attention.robust.splitting import in_parts
 from el_attention.transformers_plugin.batches import Batches
+from el_attention.transformers_plugin.families import family_of
+from el_attention.transformers_plugin.inputs import Reader
 from el_attention.transformers_plugin.options import Options
 from el_attention.transformers_plugin.run_key import run_settings
-from el_attention.transformers_plugin.texts import Reader
+from el_attention.transformers_plugin.sounds import Sounds
+from el_attention.transformers_plugin.texts import Texts
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What was generated for one text.
+    """What was generated for one text or sound.
 
     Attributes:
         texts: decoded, without special tokens, one for each hypothesis, the best first; empty if
@@ -46,9 +48,9 @@ class Generated:
 
 
 class TextGenerator:
-    """All that generation for texts depends on, but for the texts.
+    """All that generation for texts, or sounds, depends on, but for these.
 
-    A text is known by its place among all texts of a run, from 0.
+    A text or sound is known by its place among all texts of a run, from 0.
 
     Attributes:
         options: of `generate`.
@@ -71,21 +73,31 @@ class TextGenerator:
         """
         if not (isinstance(model, PreTrainedModel) and isinstance(model, GenerationMixin)):
             raise TypeError(f"generate_many: expected a model that generates, got {_kind(model)}")
-        if model.main_input_name != "input_ids":
+        if model.main_input_name not in ("input_ids", "input_features"):
             raise TypeError(
-                f"generate_many: expected a model that reads tokens, got {_kind(model)}, which "
-                f"reads {model.main_input_name}"
+                f"generate_many: expected a model that reads tokens or hears, got {_kind(model)}, "
+                f"which reads {model.main_input_name}"
             )
         if model.training:
             raise ValueError("generate_many: expected a model in evaluation mode: model.eval()")
+        self._extractor = None
+        if model.main_input_name == "input_features":
+            self._extractor = getattr(tokenizer, "feature_extractor", None)
+            if not callable(self._extractor):
+                raise TypeError(
+                    "generate_many: expected a processor with a feature_extractor, got "
+                    f"{_kind(tokenizer)}"
+                )
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         if not (callable(tokenizer) and hasattr(tokenizer, "decode")):
             raise TypeError(f"generate_many: expected a tokenizer, got {_kind(tokenizer)}")
         self.options = Options(model, options)
         self._model, self._tokenizer, self._seed = model, tokenizer, seed
-        self._reader = Reader(model, tokenizer, self.options, truncation)
-        known = (model.config.pad_token_id, getattr(tokenizer, "pad_token_id", None), 0)
-        self._padding = next(token for token in known if token is not None)
+        self._reader: Reader
+        if self._extractor is None:
+            self._reader = Texts(model, tokenizer, self.options, truncation)
+        else:
+            self._reader = Sounds(model, family_of(model), self._extractor, truncation)
 
     def settings(self) -> dict[str, str]:
         """Describes what the results for all texts depend on, see `run_settings`.
@@ -93,10 +105,12 @@ class TextGenerator:
         Raises:
             ValueError: if there is something that cannot be told apart in another run.
         """
-        return run_settings(self._model, self._tokenizer, self.options.given, self._seed)
+        return run_settings(
+            self._model, self._tokenizer, self._extractor, self.options.given, self._seed
+        )
 
-    def read(self, text: object) -> list[int] | str:
-        """Returns the tokens of a text, or why nothing is generated for it."""
+    def read(self, text: object) -> Any:
+        """Returns a text as tokens or a `Sound`, or in a `str` why nothing is generated for it."""
         return self._reader.read(text)
 
     def batches(
@@ -113,9 +127,10 @@ class TextGenerator:
         Raises:
             ValueError: if no formula for the memory is known, and no `batch_size`.
         """
-        return Batches(self._model, self.options, batch_size, memory_budget).of(lengths)
+        states = self._reader.states
+        return Batches(self._model, self.options, batch_size, memory_budget, states).of(lengths)
 
-    def generate(self, rows: Mapping[int, list[int]]) -> dict[int, Generated]:
+    def generate(self, rows: Mapping[int, Any]) -> dict[int, Generated]:
         """Generates for a batch, or for halves of it where it does not fit.
 
         Args:
@@ -138,7 +153,7 @@ class TextGenerator:
             release()
             return [Generated(reason=f"out of memory with this text alone: {reason}")]
 
-        longest = max(map(len, rows.values()))
+        longest = self._reader.states(max(map(len, rows.values())))
         size = f"texts of {longest} tokens, beam {self.options.beam}"
         return dict(zip(places, in_parts(work, len(places), size, lambda: None), strict=True))
 
@@ -152,8 +167,10 @@ class TextGenerator:
             scores=None if scores is None else tuple(scores),
         )
 
-    def _attempt(self, rows: dict[int, list[int]]) -> list[Generated]:
-        tokens, mask = self._padded(list(rows.values()))
+    def _attempt(self, rows: dict[int, Any]) -> list[Generated]:
+        arguments = self._reader.together(list(rows.values()))
+        is_continued = not self._model.config.is_encoder_decoder
+        prompt = arguments["input_ids"].size(1) if is_continued else 0
         with ExitStack() as stack:
             if self.options.draws:
                 (place,) = rows
@@ -161,8 +178,7 @@ class TextGenerator:
                 stack.enter_context(torch.random.fork_rng(devices))
                 torch.manual_seed(seed_of(self._seed, place))
             output = self._model.generate(
-                input_ids=tokens,
-                attention_mask=mask,
+                **arguments,
                 **{**self.options.given, "return_dict_in_generate": self.options.keeps_scores},
             )
         values = None
@@ -174,23 +190,17 @@ class TextGenerator:
         results = []
         for first in range(0, len(sequences), each):
             own = slice(first, first + each)
-            hypotheses = [self._cut(sequence, tokens.size(1)) for sequence in sequences[own]]
+            hypotheses = [self._cut(sequence, prompt) for sequence in sequences[own]]
             results.append(self.decoded(hypotheses, None if values is None else values[own]))
         return results
 
-    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """Returns tokens and the mask of those that are no padding, int64 [texts, tokens]."""
-        longest = max(map(len, rows))
-        tokens = torch.full((len(rows), longest), self._padding)
-        mask = torch.zeros_like(tokens)
-        for index, row in enumerate(rows):
-            left = 0 if self._model.config.is_encoder_decoder else longest - len(row)
-            tokens[index, left : left + len(row)] = torch.tensor(row)
-            mask[index, left : left + len(row)] = 1
-        return tokens.to(self._model.device), mask.to(self._model.device)
-
     def _cut(self, sequence: list[int], prompt: int) -> list[int]:
         """Cuts the padding behind a hypothesis, and the prompt of a language model."""
+        if self.options.is_whisper:  # which has cut prompts and ends, but pads what it returns
+            length = len(sequence)
+            while length and sequence[length - 1] == self.options.padding:
+                length -= 1
+            return sequence[:length]
         begin = self.options.decoder_prompt
         if not self._model.config.is_encoder_decoder:
             sequence, begin = sequence[prompt:], 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from el_attention.robust.memory import is_out_of_memory
+from el_attention.transformers_plugin.inputs import Reader
 from el_attention.transformers_plugin.options import Options
 
 
-class Reader:
-    """Makes tokens of texts; what a model cannot read does not reach it."""
+class Texts(Reader):
+    """Makes tokens of texts."""
 
     def __init__(self, model: Any, tokenizer: Any, options: Options, truncation: bool) -> None:
         """Takes what does not depend on the text.
@@ -20,7 +25,9 @@ class Reader:
             options: the options of the generation.
             truncation: whether texts that are too long are cut.
         """
-        self._tokenizer, self._options = tokenizer, options
+        self._tokenizer, self._options, self._device = tokenizer, options, model.device
+        known = (model.config.pad_token_id, getattr(tokenizer, "pad_token_id", None), 0)
+        self._padding = next(token for token in known if token is not None)
         self._vocabulary = model.get_input_embeddings().weight.size(0)
         self._continues = not model.config.is_encoder_decoder
         self._positions = getattr(model.config, "max_position_embeddings", None)
@@ -32,12 +39,12 @@ class Reader:
                 limits.append(max(1, self._positions - more))
             self._cut = {"truncation": True, "max_length": min(limits)}
 
-    def read(self, text: Any) -> list[int] | str:
+    def read(self, thing: Any) -> list[int] | str:
         """Returns the tokens of a text, or why nothing is generated for it."""
-        if not isinstance(text, str):
-            return f"expected a text, got {type(text).__name__}"
+        if not isinstance(thing, str):
+            return f"expected a text, got {type(thing).__name__}"
         try:
-            found = self._tokenizer(text, return_special_tokens_mask=True, **self._cut)
+            found = self._tokenizer(thing, return_special_tokens_mask=True, **self._cut)
         except Exception as error:  # as many kinds as there are tokenizers
             if is_out_of_memory(error):
                 raise
@@ -49,6 +56,21 @@ class Reader:
         if odd:
             return f"token {odd[0]} is none of the model's, which has {self._vocabulary}"
         return self._too_long(len(tokens)) or tokens
+
+    def together(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Returns tokens, and the mask of those that are no padding, int64 [texts, tokens]."""
+        longest = max(map(len, rows))
+        tokens = torch.full((len(rows), longest), self._padding)
+        mask = torch.zeros_like(tokens)
+        for index, row in enumerate(rows):
+            left = longest - len(row) if self._continues else 0
+            tokens[index, left : left + len(row)] = torch.tensor(row)
+            mask[index, left : left + len(row)] = 1
+        return {"input_ids": tokens.to(self._device), "attention_mask": mask.to(self._device)}
+
+    def states(self, length: int) -> int:
+        """Returns the number of tokens."""
+        return length
 
     def _too_long(self, length: int) -> str | None:
         if not self._continues:

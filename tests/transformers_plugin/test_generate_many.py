@@ -124,7 +124,7 @@ def test_batches_fill_the_memory(converted, batches) -> None:
 
     def largest(length: int, budget: int, **more: Any) -> int:
         options = Options(model, {"num_beams": 2, "max_new_tokens": 5, **more})
-        return Batches(model, options, None, budget).largest(length)
+        return Batches(model, options, None, budget, lambda length: length).largest(length)
 
     budgets = range(10_000, 2_000_000, 10_000)
     three = next(budget for budget in budgets if largest(17, budget) == 3)

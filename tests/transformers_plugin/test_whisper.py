@@ -15,30 +15,11 @@ import el_attention
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
 from el_attention.transformers_plugin.version_4 import IS_4  # noqa: E402
-from transformers_models import PLANS, assert_served, build, inputs  # noqa: E402
+from speech import speech_model  # noqa: E402
+from transformers_models import PLANS, assert_served, inputs  # noqa: E402
 
 FRAMES = 40  # of a segment
 BOTH = [*zip(PLANS, (torch.float32, torch.float64), strict=True)]
-SPECIAL = {"<|en|>": 40, "<|fr|>": 41, "transcribe": 42, "translate": 43}
-
-
-def speech_model(dtype: torch.dtype = torch.float64) -> Any:
-    """A model that speaks of languages, tasks and times."""
-    model = build("whisper", dtype, vocab_size=67, decoder_start_token_id=3)
-    for name, value in {
-        "is_multilingual": True,
-        "lang_to_id": {name: SPECIAL[name] for name in ("<|en|>", "<|fr|>")},
-        "task_to_id": {name: SPECIAL[name] for name in ("transcribe", "translate")},
-        "prev_sot_token_id": 44,
-        "no_timestamps_token_id": 45,
-        "max_initial_timestamp_index": 4,
-        "alignment_heads": [[0, 1], [1, 2]],
-        "suppress_tokens": [5, 6],
-        "begin_suppress_tokens": [7, 2],
-        "max_length": 14,
-    }.items():
-        setattr(model.generation_config, name, value)
-    return model
 
 
 def sound(frames: int, dtype: torch.dtype = torch.float64) -> Tensor:
