@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from corpora import ROWS, read_rows, saved_model, write_rows
+from corpora import ROWS, forked, read_rows, saved_model, write_rows
 from el_attention import cli
 from manytexts import model_of, tokenizer_of
 
@@ -23,7 +26,8 @@ if int(transformers.__version__.split(".")[0]) < 5:
 
 from transformers.generation import GenerationMixin  # noqa: E402
 
-from el_attention.corpus import Generator, Recipe  # noqa: E402
+from el_attention.corpus import Generator, Recipe, Source, generate  # noqa: E402
+from el_attention.corpus.store import folder_of  # noqa: E402
 
 OPTIONS = {"num_beams": 3, "max_new_tokens": 6, "output_scores": True}
 ARGUMENTS = [
@@ -160,6 +164,33 @@ def test_what_is_drawn_for_a_text_depends_on_no_other(bart) -> None:
     assert len({str(text) for text in whole}) == 4
 
 
+@pytest.mark.slow
+def test_a_run_survives_a_hundred_kills(bart, tmp_path) -> None:
+    rows = [{**row, "key": f"{row['key']} {number}"} for number in range(5) for row in ROWS]
+    source = Source(write_rows(tmp_path / "rows.jsonl", rows), id_column="key")
+    recipe = Recipe(str(bart), OPTIONS, device="cpu")
+    output = tmp_path / "out.jsonl"
+
+    def work() -> None:
+        generate(recipe, source, output, memory_budget=40_000)
+
+    work()
+    expected = output.read_bytes()
+    generator, kills, ends = random.Random(3), 0, 0
+    while kills < 100:
+        if output.exists():
+            assert output.read_bytes() == expected
+            ends += 1
+            output.unlink()
+            shutil.rmtree(folder_of(output))
+        process = forked(work)
+        time.sleep(generator.uniform(0, 1.5))
+        os.kill(process, signal.SIGKILL)
+        kills += os.waitpid(process, 0)[1] == signal.SIGKILL
+    work()
+    assert output.read_bytes() == expected and ends > 0
+
+
 def command(folder: Path, output: Path, *arguments: str) -> list[str]:
     return [
         *(sys.executable, "-m", "el_attention", "generate", str(folder)),
@@ -181,7 +212,7 @@ def test_a_command_that_is_killed_at_random_times_ends_with_the_same_rows(
     for _ in range(40):
         process = subprocess.Popen(command(bart, tmp_path / "out.jsonl", *arguments))
         try:
-            status = process.wait(generator.uniform(10, 25) if kills < 10 else None)
+            status = process.wait(generator.uniform(8, 20) if kills < 5 else None)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             status = process.wait()

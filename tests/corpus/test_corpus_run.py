@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from corpora import ROWS, TOO_LONG, Echo, read_rows, write_rows
+from corpora import ROWS, TOO_LONG, Echo, forked, read_rows, write_rows
 from el_attention.corpus import Recipe, Shard, Source, generate, merge, run
 from el_attention.corpus.progress import Progress
 from el_attention.corpus.store import folder_of
@@ -115,20 +114,6 @@ def test_two_processes_do_not_write_one_output(tmp_path, monkeypatch) -> None:
         generated(tmp_path)
 
 
-def child(work: Callable[[], object]) -> int:
-    """Works in a copy of this process; returns 0, or minus the signal that killed it."""
-    process = os.fork()
-    if process == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
 def killed_at(call: int, work: Callable[[], object]) -> int:
     """Works in a child that is killed at a call that brings something to disk, if it gets there."""
     calls = 0
@@ -149,7 +134,7 @@ def killed_at(call: int, work: Callable[[], object]) -> int:
             setattr(os, name, counted(getattr(os, name)))
         work()
 
-    return child(dying)
+    return os.waitstatus_to_exitcode(os.waitpid(forked(dying), 0)[1])
 
 
 def test_a_run_that_is_killed_at_any_write_continues(tmp_path) -> None:

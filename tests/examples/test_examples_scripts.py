@@ -94,3 +94,15 @@ def test_run_sh_of_transformers_finds_equal_hypotheses(tmp_path):
     ]
     assert {row[1] for row in rows} == {"12"} and len({row[2] for row in rows}) == 1
     assert int(rows[0][2]) > 50 and {row[3] for row in rows} == {"0"}
+
+
+def test_run_sh_of_a_corpus_finds_equal_outputs(tmp_path):
+    pytest.importorskip("transformers", reason="of the extra `transformers`")
+    result = run_sh("corpus", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("equal: one workers merged")
+    texts = read_lines(tmp_path / "work" / "data" / "test.source")
+    rows = [json.loads(line) for line in read_lines(tmp_path / "work" / "one" / "out.jsonl")]
+    assert [row["id"] for row in rows] == list(range(1, len(texts) + 1))
+    assert {row["reason"] for row in rows} == {None}
+    assert len({row["hypotheses"][0] for row in rows}) > len(rows) / 2
