@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if model.is_of_fairseq:
                 write_checkpoint(model, Path(folder))
             for kind in {SYSTEMS[system][0] for system in systems[name]}:
-                kind.prepare(Path(folder))
+                kind.prepare(model, Path(folder))
             for batch in options.batch:
                 case = Case(model, batch, options.beam, options.source, options.steps)
                 print(f"{name}, batch {batch}:", flush=True)

@@ -103,7 +103,29 @@ def random_model(model: Model) -> Any:
             gain = 3.0 if "embed" in name or "shared" in name else 1.0
             gain *= 0.1 if "norm" in name else 1.0
             parameter += gain / sizes.decoder.width**0.5 * torch.randn_like(parameter)
+        # See `weights.write_checkpoint`.
+        ends = [network.config.pad_token_id, network.config.eos_token_id]
+        network.get_output_embeddings().weight[ends] = 0
     return network.eval()
+
+
+def save(model: Model, folder: Path, words: list[str]) -> None:
+    """Writes a model as `from_pretrained` reads it, with a tokenizer of words."""
+    import tokenizers
+    import transformers
+
+    network = load(model, folder)
+    vocabulary = {word: number for number, word in enumerate(words)}
+    config = network.config
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, words[-1])),
+        bos_token=words[0],
+        pad_token=words[config.pad_token_id],
+        eos_token=words[config.eos_token_id],
+        unk_token=words[-1],
+    )
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def filled(network: nn.Module, weights: dict[str, Tensor]) -> Any:

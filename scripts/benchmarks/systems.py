@@ -102,8 +102,8 @@ class System(ABC):
         return None if model.is_of_fairseq else f"it has no {model.name}"
 
     @classmethod
-    def prepare(cls, folder: Path) -> None:
-        """Adds to a folder with a checkpoint of fairseq what the system reads, if that is other."""
+    def prepare(cls, model: Model, folder: Path) -> None:
+        """Adds to a folder with a checkpoint of fairseq, if it has the model, what is read."""
         return None
 
     @abstractmethod
@@ -292,14 +292,13 @@ def _by_sentence(case: Case, sequences: Tensor, scores: Tensor | None = None) ->
 
 
 class CTranslate2(System):
-    """CTranslate2, converted by its own converter for fairseq."""
+    """CTranslate2, converted by its own converters for fairseq and Transformers."""
 
     def __init__(self, case: Case, folder: Path, *, compute_type: str = "float32") -> None:
         """Makes the words, by which it is told the sources."""
-        from benchmarks.weights import symbols_of
-
-        self._symbols = symbols_of(case.model).symbols
+        self._words = _words(case.model)
         self._translates = case.model.sizes.encoder is not None
+        self._adds_end = case.model.is_of_fairseq
         self._folder = str(folder / CONVERTED)
         self._compute_type = compute_type
 
@@ -318,24 +317,35 @@ class CTranslate2(System):
     @classmethod
     def unsupported(cls, model: Model) -> str | None:
         """Returns why the system cannot be measured here with a model, or None if it can."""
-        return super().unsupported(model) or missing("ctranslate2")
+        if model.family == "whisper":
+            return "its Whisper cannot be told how many tokens to generate"
+        return missing("ctranslate2")
 
     @classmethod
-    def prepare(cls, folder: Path) -> None:
+    def prepare(cls, model: Model, folder: Path) -> None:
         """Converts the checkpoint; see `System.prepare`."""
-        from ctranslate2.converters import FairseqConverter
+        import ctranslate2
 
-        import el_attention  # noqa: F401  (lets torch load checkpoints of fairseq)
-        from benchmarks.weights import CHECKPOINT
+        if (folder / CONVERTED).exists():
+            return
+        if model.is_of_fairseq:
+            import el_attention  # noqa: F401  (lets torch load checkpoints of fairseq)
+            from benchmarks.weights import CHECKPOINT
 
-        if not (folder / CONVERTED).exists():
-            checkpoint = str(folder / CHECKPOINT)
-            FairseqConverter(checkpoint, str(folder)).convert(str(folder / CONVERTED))
+            converter = ctranslate2.converters.FairseqConverter(
+                str(folder / CHECKPOINT), str(folder)
+            )
+        else:
+            from benchmarks.huggingface import save
+
+            save(model, folder, _words(model))
+            converter = ctranslate2.converters.TransformersConverter(str(folder))
+        converter.convert(str(folder / CONVERTED))
 
     def generate(self, case: Case, sources: Tensor) -> Outcome:
         """Generates; see `System.generate`."""
-        numbers = {symbol: number for number, symbol in enumerate(self._symbols)}
-        words = [[self._symbols[number] for number in row] for row in sources.tolist()]
+        numbers = {word: number for number, word in enumerate(self._words)}
+        words = [[self._words[number] for number in row] for row in sources.tolist()]
         options = {
             "beam_size": case.beam,
             "num_hypotheses": case.beam,
@@ -343,7 +353,7 @@ class CTranslate2(System):
             "return_scores": True,
         }
         if case.model.sizes.encoder:
-            words = [row[:-1] for row in words]  # it adds the end of sentence
+            words = [row[:-1] for row in words] if self._adds_end else words
             start = time.perf_counter()
             found = self._model.translate_batch(
                 words, max_decoding_length=case.steps, min_decoding_length=case.steps, **options
@@ -385,6 +395,16 @@ SYSTEMS: dict[str, tuple[type[System], dict[str, str]]] = {
 }
 
 DEFAULT = ["fairseq", "el-attention", "huggingface", "huggingface-el", "ctranslate2"]
+
+
+def _words(model: Model) -> list[str]:
+    """A word for every token."""
+    if not model.is_of_fairseq:
+        return [f"word{number}" for number in range(model.sizes.vocabulary)]
+    from benchmarks.weights import symbols_of
+
+    symbols: list[str] = symbols_of(model).symbols
+    return symbols
 
 
 def missing(package: str) -> str | None:
