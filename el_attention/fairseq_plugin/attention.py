@@ -81,6 +81,8 @@ class ELAttention(Specialized, _Base):
         state = DecodingState.find(incremental_state)
         step = None if state is None else self.step_for(state, query, key, key_padding_mask)
         if state is None or step is None:
+            if state is not None and incremental_state is not None:
+                incremental_state = state.modules.incremental_state_of(self, incremental_state)
             if state is not None and self.encoder_decoder_attention:
                 key, value, key_padding_mask = self._replicated(
                     state, incremental_state, key, value, key_padding_mask

@@ -317,6 +317,8 @@ class ELDecoder(Specialized, _Base):
         for module in state.modules.reordering:
             if state.modules.attentions.get(module) is None:  # the others follow the tree
                 module.reorder_incremental_state(incremental_state, new_order)
+        for (module, _), other in state.modules.elsewhere.items():
+            module.reorder_incremental_state(other, new_order)
 
     def _reads_positions(self) -> bool:
         """Whether an attention draws its dropout mask by the positions of rows."""

@@ -132,6 +132,8 @@ class ModuleSteps:
     Attributes:
         attentions: what each attention module has looked up; None where it is fairseq's.
         reordering: the modules that follow the beams.
+        elsewhere: incremental states of fairseq's own attention at its second place in a decoder
+            and those after it, by module and number of the place.
         per_beam: gives copies of the encoder output to modules that read them, or None.
         columns: int64 [G * B], the column of the encoder output of each beam, or None.
         position: the position of the newest token; -1 before the first.
@@ -140,6 +142,7 @@ class ModuleSteps:
     def __init__(self) -> None:
         self.attentions: dict[nn.Module, AttentionStep | None] = {}
         self.reordering: list[Any] = []
+        self.elsewhere: dict[tuple[Any, int], dict[str, Any]] = {}
         self.per_beam: SharedEncoderOut | None = None
         self.columns: Tensor | None = None
         self.position = -1
@@ -173,6 +176,17 @@ class ModuleSteps:
         call = module, self._calls[module]  # layers may share modules
         self._calls[module] += 1
         return states.append(call, payload)
+
+    def incremental_state_of(self, module: nn.Module, first: dict[str, Any]) -> dict[str, Any]:
+        """Returns what fairseq's own attention keeps its state in, another for each of its places.
+
+        Args:
+            module: that is about to be called; fairseq's attention would keep one state.
+            first: for its first place.
+        """
+        call = self._calls[module]
+        self._calls[module] += 1
+        return first if call == 0 else self.elsewhere.setdefault((module, call), {})
 
     def is_source(self, states: States, key: Tensor | None, is_padding: Tensor | None) -> bool:
         """Whether a key is the encoder output, or a copy of it per beam, and so is its padding."""

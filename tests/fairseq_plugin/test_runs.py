@@ -10,6 +10,7 @@ import pytest
 import torch
 from fairseq.models import BaseFairseqModel
 from fairseq.models.transformer import TransformerDecoder
+from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 import el_attention
@@ -117,6 +118,23 @@ def test_parts_that_stand_in_several_places_keep_states_for_each(
         prompt=prompt,
         tolerance=1e-11,
     )
+
+
+class OwnAttention(MultiheadAttention):
+    """Attention of somebody else, which keeps states as fairseq's does."""
+
+
+@pytest.mark.parametrize("parts", ["layers", "attentions"])
+@pytest.mark.parametrize("family", ["transformer", "lm"])
+def test_attentions_that_share_no_states_keep_some_for_each_place(family, parts) -> None:
+    model = sharing(family, parts)
+    converted = copy.deepcopy(model)
+    for module in converted.decoder.modules():
+        if type(module).__name__ == "TorchAttention":
+            module.__class__ = OwnAttention
+    el_attention.convert(converted)
+    sample = batch(SYMBOLS, [6, 3, 1]) if family in WITH_ENCODER else None
+    assert_walk_agrees(model, converted, sample, sentences=3, beam=3, steps=7, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("plan", PLANS)
