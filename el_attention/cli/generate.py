@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from el_attention.attention import PLAN_CHOICES
+from el_attention.cli.plan import DTYPES
 from el_attention.corpus import Recipe, Shard, Source, generate, merge
 from el_attention.corpus.run import ENGINES
 from el_attention.robust.memory import bytes_of
-
-DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

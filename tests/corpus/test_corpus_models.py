@@ -26,7 +26,7 @@ if int(transformers.__version__.split(".")[0]) < 5:
 
 from transformers.generation import GenerationMixin  # noqa: E402
 
-from el_attention.corpus import Generator, Recipe, Source, generate  # noqa: E402
+from el_attention.corpus import Generator, Recipe, Source, engine, generate  # noqa: E402
 from el_attention.corpus.store import folder_of  # noqa: E402
 
 OPTIONS = {"num_beams": 3, "max_new_tokens": 6, "output_scores": True}
@@ -132,6 +132,19 @@ def test_a_row_that_the_model_fails_with_is_isolated(bart, tmp_path, monkeypatch
             assert result["reason"] == "the model fails with it: RuntimeError: no such luck"
         else:
             assert result["hypotheses"] == whole["hypotheses"]
+
+
+def test_batches_hold_no_more_rows_than_help(bart, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "LARGEST_BATCH", 4)
+    texts = {place: row["text"] for place, row in enumerate(ROWS[:9])}
+    loaded = engine.Engine(Recipe(str(bart), {"max_new_tokens": 3}, device="cpu"))
+    batches, reasons = loaded.fix(texts, 10**9)
+    assert [len(batch) for batch in batches] == [3, 3, 3] and not reasons
+    lengths = [len(tokens) for batch in batches for tokens in batch.values()]
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] > lengths[-1]
+    recipe = Recipe(str(bart), {"max_new_tokens": 3}, device="cpu", batch_size=9)
+    (whole,), _ = engine.Engine(recipe).fix(texts, 10**9)
+    assert len(whole) == 9
 
 
 def test_a_generator_is_pickled_without_its_model(bart) -> None:

@@ -196,7 +196,7 @@ def test_progress_says_rate_time_and_memory_and_ignores_the_clock_on_the_wall(
     assert last.endswith("GiB free")
 
 
-@pytest.mark.parametrize("of", [2, 5])
+@pytest.mark.parametrize("of", [3, 5])
 def test_shards_together_are_the_whole(of, tmp_path) -> None:
     rows = [*ROWS, *(row for row, _ in BAD[:3]), "{broken", {"text": "no id"}]
     budget: dict[str, Any] = {"memory_budget": 1000}
@@ -209,6 +209,22 @@ def test_shards_together_are_the_whole(of, tmp_path) -> None:
     shards = [tmp_path / name for name in reversed(names)]
     assert merge(tmp_path / "rows.jsonl", shards, tmp_path / "out.jsonl") == len(rows)
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_shards_read_no_more_windows_than_they_need(tmp_path, monkeypatch) -> None:
+    fixed: list[int] = []
+    fix = Echo.fix
+
+    def counted(self: Echo, texts: Any, memory_budget: int) -> Any:
+        fixed.append(min(texts) // 7)
+        return fix(self, texts, memory_budget)
+
+    monkeypatch.setattr(Echo, "fix", counted)
+    rows = [{**row, "key": f"{row['key']} {n}"} for n in range(2) for row in ROWS]
+    for number in (1, 2):
+        generated(tmp_path, rows[:35], f"{number}.jsonl", shard=Shard(number, 2), memory_budget=9)
+    # Two windows for each alone, and the last one for both.
+    assert fixed == [0, 2, 4, 1, 3, 4]
 
 
 def test_shards_need_a_memory_budget(tmp_path) -> None:
