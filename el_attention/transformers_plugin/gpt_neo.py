@@ -86,9 +86,9 @@ class GPTNeo(Family):
 def _attention(module: Any, windows: dict[int, PositionBias]) -> AttentionSpec:
     """Describes an attention; those that see equally far share one of `windows`."""
     bias = None
-    if module.attention_type == "local":
-        # What the last of all positions sees.
-        seen = int(module.bias[0, 0, -1].sum())
+    # How many tokens the last of all positions sees; a global attention sees them all.
+    seen = int(module.bias[0, 0, -1].sum())
+    if seen < module.bias.size(-1):
         if seen not in windows:
             windows[seen] = _window(module, seen)
         bias = windows[seen]

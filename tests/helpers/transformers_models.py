@@ -88,7 +88,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 MODELS["gpt_neo"] = (
     "GPTNeoForCausalLM",
-    {"attention_types": [[["local", "global"], 1]], "window_size": 5, "intermediate_size": 14},
+    {
+        "num_layers": 2,
+        "num_heads": 3,
+        "attention_types": [[["local", "global"], 1]],
+        "window_size": 5,
+        "intermediate_size": 14,
+    },
 )
 SPEECH: dict[str, Any] = {
     "input_feat_per_channel": 5,
