@@ -55,6 +55,7 @@ class ELGenerator(Specialized, _Generator):
 
         self._take_over_block()
         self._say_unread(prefix_tokens)
+        self._require_possible(constraints)
         reason = self.unsupported(sample, constraints)
         if reason is not None and reason not in self.el_announced:
             self.el_announced.add(reason)
@@ -87,6 +88,22 @@ class ELGenerator(Specialized, _Generator):
             logger.warning(
                 "prefix: a hypothesis ends at the first end of sentence in its prefix or prompt, "
                 "as in fairseq; tokens behind it are not read"
+            )
+
+    def _require_possible(self, constraints: Tensor | None) -> None:
+        """Sees to it that no constraint, as `pack_constraints` gives them, asks for the impossible.
+
+        Raises:
+            ValueError: if one holds a token that is suppressed.
+        """
+        if constraints is None or self.token_indices_to_suppress is None:
+            return
+        words = constraints[:, 1:]  # after their number, with zeros between phrases
+        refused = words.ne(0) & torch.isin(words, self.token_indices_to_suppress.to(words))
+        if bool(refused.any()):
+            names = sorted({self.tgt_dict[token] for token in words[refused].tolist()})
+            raise ValueError(
+                f"constraints: expected tokens that are not suppressed, too, got {', '.join(names)}"
             )
 
     def _take_over_block(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fairseq.sequence_generator import SequenceGenerator
+from fairseq.token_generation_constraints import pack_constraints
 
 from clidata import run
 from el_attention.fairseq_plugin.more_options import ensemble_weights
@@ -69,6 +70,18 @@ def test_suppressed_tokens_are_in_no_hypothesis(family, search, given) -> None:
     assert_same(expected, answer(ours_of(models, options, tokens_to_suppress=given), family))
     of_hub = ours_of(models, {**options, "tokens_to_suppress": given})
     assert_same(expected, answer(of_hub, family))
+
+
+def test_a_constraint_of_a_suppressed_token_is_refused_by_name() -> None:
+    options = {"constraints": "ordered", "tokens_to_suppress": "w1 <s>", "max_len_b": 20}
+    ours = ours_of([model_of("transformer")], options)
+
+    def packed(word: str) -> torch.Tensor:
+        return pack_constraints([[torch.tensor([SYMBOLS.index(word)])] for _ in LENGTHS])
+
+    assert SYMBOLS.index("w2") in tokens_in(answer(ours, "bart", constraints=packed("w2")))
+    with pytest.raises(ValueError, match=r"constraints: expected .* not suppressed, too, got w1"):
+        answer(ours, "bart", constraints=packed("w1"))
 
 
 def test_suppressed_tokens_add_to_those_of_the_method() -> None:
