@@ -15,11 +15,11 @@ namespace el_attention::cpu {
 // ATEN_CPU_CAPABILITY (default, avx2, avx512) lowers it as it does for torch itself.
 const std::string& instruction_set();
 
-// The kernels of one instruction set, by the dtypes of a call.
+// The kernels of one instruction set, by the dtypes and sizes of a call.
 struct Kernels {
   const AttendKernels& (*attend)(c10::ScalarType dtype);
   const CandidateKernels& (*candidates)(c10::ScalarType dtype);
-  const LinearKernel& (*linear)(c10::ScalarType dtype, c10::ScalarType weight, int64_t rows);
+  const LinearKernel& (*linear)(const LinearParams& params);
   IsWidened (*is_widened)(c10::ScalarType narrow);
 };
 

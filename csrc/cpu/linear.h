@@ -7,16 +7,19 @@
 
 namespace el_attention::cpu {
 
+constexpr int64_t kFewRows = 8;
+
 // output = input x weight^T + bias. Strides count elements.
 struct LinearParams {
   c10::ScalarType dtype;         // of input, bias and output
   c10::ScalarType weight_dtype;  // the same, or Half or BFloat16 beside Float
   const void* input;             // [N, I]
-  const void* weight;            // [O, I]
+  const void* weight;            // [O, I]; one of its strides is 1
   const void* bias;              // [O], or nullptr
   void* output;                  // [N, O], contiguous
   int64_t rows, inputs, outputs;
-  int64_t input_row, weight_row;
+  int64_t input_row;
+  int64_t weight_row, weight_input;  // from one output, and from one input, to the next
 };
 
 // The kernel of one pair of dtypes, instruction set and kind of sizes. An output's sum has one

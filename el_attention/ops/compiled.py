@@ -23,7 +23,7 @@ MAX_SEGMENTS = 16
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals it
-NARROW_ROWS = 8  # kFewRows in csrc/cpu/kernels/linear.cpp: for more, widening takes longer
+NARROW_ROWS = 8  # kFewRows in csrc/cpu/linear.h: for more, widening takes longer
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -94,6 +94,8 @@ def runs_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and x.dtype in DTYPES
         and x.dtype == weight.dtype
         and x.numel() <= FEW_ROWS * x.size(-1)
+        # Else torch's own product takes it as it lies, and the compiled one a copy.
+        and (weight.stride(-1) == 1 or (weight.stride(0) == 1 and is_bound_by_reading(x)))
         and not _needs_derivative(x, weight, *(() if bias is None else (bias,)))
     )
 

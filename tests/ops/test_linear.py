@@ -37,6 +37,7 @@ SIZES = [
     (70, 800, 16),
     (130, 96, 18),
     (259, 35, 3),
+    (3, 13, 1100),
 ]
 
 
@@ -64,9 +65,12 @@ def exact(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @needs_compiled
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_is_at_most_twice_as_far_from_float64_as_torch(sizes, dtype):
+@pytest.mark.parametrize("by_input", (False, True))
+def test_is_at_most_twice_as_far_from_float64_as_torch(by_input, sizes, dtype):
     arguments = case(*sizes, dtype)
     expected = exact(*arguments)
+    if by_input:
+        arguments[1] = arguments[1].t().contiguous().t()
     ours = (operator(*arguments).double() - expected).abs().max()
     torchs = (F.linear(*arguments).double() - expected).abs().max()
     assert ours <= 2 * torchs + 4 * torch.finfo(dtype).eps * expected.abs().max()
@@ -79,7 +83,8 @@ def test_a_weight_in_16_bits_gives_the_bits_of_the_same_in_float32(sizes, dtype)
     x, weight, bias = case(*sizes)
     narrow = weight.to(dtype)
     assert torch.equal(operator(x, narrow, bias), operator(x, narrow.float(), bias))
-    assert torch.equal(operator(x, narrow.t().contiguous().t()), operator(x, narrow.float()))
+    by_input = narrow.t().contiguous().t()
+    assert torch.equal(operator(x, by_input), operator(x, by_input.float()))
 
 
 @needs_compiled
@@ -119,20 +124,23 @@ def test_takes_any_strides():
     x, weight, bias = case(6, 50, 11)
     expected = operator(x, weight, bias)
 
-    def spread(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    def spread(matrix: Tensor) -> Tensor:
         wide = torch.full((2 * matrix.size(0), matrix.size(1) + 3), torch.nan)
         wide[::2, :-3] = matrix
-        return wide[::2, :-3], matrix.t().contiguous().t()
+        return wide[::2, :-3]
 
-    for index in range(2):
-        strided = [spread(matrix)[index] for matrix in (x, weight)]
-        every_other = torch.full((2 * len(bias),), torch.nan)
-        every_other[::2] = bias
-        actual = operator(strided[0], strided[1], every_other[::2])
-        assert torch.equal(actual, expected)
+    every_other = torch.full((2 * len(bias),), torch.nan)
+    every_other[::2] = bias
+    by_input = weight.t().contiguous().t()
+    for input in (spread(x), x.t().contiguous().t()):
+        assert torch.equal(operator(input, spread(weight), every_other[::2]), expected)
+        found = operator(input, by_input, every_other[::2])
+        torch.testing.assert_close(found, expected)  # by input, sums have another order
+        assert torch.equal(operator(input, spread(by_input.t()).t(), every_other[::2]), found)
 
 
 @needs_compiled
+@pytest.mark.parametrize("by_input", (False, True))
 @pytest.mark.parametrize("inputs", (40, 1000))
 @pytest.mark.parametrize(
     ("batch", "parts"),
@@ -142,9 +150,11 @@ def test_takes_any_strides():
     ],
 )
 def test_a_row_gives_the_same_bits_in_any_batch_of_a_kernel_and_with_any_threads(
-    inputs, batch, parts
+    by_input, inputs, batch, parts
 ):
     x, weight, bias = case(batch, inputs, 50)
+    if by_input:
+        weight = weight.t().contiguous().t()
     whole = operator(x, weight, bias)
     for rows in parts:
         assert torch.equal(operator(x[rows], weight, bias), whole[rows])
@@ -225,8 +235,11 @@ def test_the_public_function_takes_any_number_of_rows_and_dimensions(rows):
 
 
 @pytest.mark.parametrize("rows", (1, FEW, FEW + 1, compiled.FEW_ROWS + 1))
-def test_the_public_function_gives_the_same_bits_with_a_narrow_weight(rows, operators):
+@pytest.mark.parametrize("by_input", (False, True))
+def test_the_public_function_gives_the_same_bits_with_a_narrow_weight(by_input, rows, operators):
     x, weight, bias = case(rows, 12, 5, torch.bfloat16)
+    if by_input:
+        weight = weight.t().contiguous().t()
     arguments = (x.float(), weight.float(), bias.float())
     assert torch.equal(linear(*arguments, weight), linear(*arguments))
 

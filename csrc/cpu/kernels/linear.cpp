@@ -1,12 +1,11 @@
 // The kernels of the linear layer, and which one takes how many rows.
 
 #include "few_rows.h"
+#include "few_rows_by_input.h"
 #include "many_rows.h"
 
 namespace el_attention::cpu::CPU_CAPABILITY {
 namespace {
-
-constexpr int64_t kFewRows = 8;
 
 template <typename Kernel>
 constexpr LinearKernel entry() {
@@ -16,21 +15,25 @@ constexpr LinearKernel entry() {
 template <typename T, typename W>
 constexpr LinearKernel kFew = entry<FewRows<T, W>>();
 template <typename T, typename W>
+constexpr LinearKernel kFewByInput = entry<FewRowsByInput<T, W>>();
+template <typename T, typename W>
 constexpr LinearKernel kMany = entry<ManyRows<T, W>>();
 
 template <typename T, typename W = T>
-const LinearKernel& choose(int64_t rows) {
-  return rows <= kFewRows ? kFew<T, W> : kMany<T, W>;
+const LinearKernel& choose(const LinearParams& params) {
+  if (params.weight_input != 1) return kFewByInput<T, W>;
+  return params.rows <= kFewRows ? kFew<T, W> : kMany<T, W>;
 }
 
 }  // namespace
 
-const LinearKernel& linear_kernel(c10::ScalarType dtype, c10::ScalarType weight, int64_t rows) {
-  if (dtype != weight) {  // float, as the operator has made sure
-    return weight == c10::ScalarType::Half ? choose<float, at::Half>(rows)
-                                           : choose<float, at::BFloat16>(rows);
+const LinearKernel& linear_kernel(const LinearParams& params) {
+  if (params.dtype != params.weight_dtype) {  // float, as the operator has made sure
+    return params.weight_dtype == c10::ScalarType::Half ? choose<float, at::Half>(params)
+                                                        : choose<float, at::BFloat16>(params);
   }
-  return for_dtype(dtype, [&](auto zero) -> auto& { return choose<decltype(zero)>(rows); });
+  return for_dtype(params.dtype,
+                   [&](auto zero) -> auto& { return choose<decltype(zero)>(params); });
 }
 
 }  // namespace el_attention::cpu::CPU_CAPABILITY

@@ -7,7 +7,7 @@ namespace el_attention::cpu::CPU_CAPABILITY {
 
 const AttendKernels& attend_kernels(c10::ScalarType dtype);
 const CandidateKernels& candidate_kernels(c10::ScalarType dtype);
-const LinearKernel& linear_kernel(c10::ScalarType dtype, c10::ScalarType weight, int64_t rows);
+const LinearKernel& linear_kernel(const LinearParams& params);
 IsWidened is_widened_kernel(c10::ScalarType narrow);
 
 }  // namespace el_attention::cpu::CPU_CAPABILITY
