@@ -23,11 +23,11 @@ def report(
     """Yields lines about a corpus.
 
     Args:
-        source: of the rows.
+        source: the source of the rows.
         workers: with a device each.
         arch: the model.
         load: what is generated for a row.
-        device: of a worker.
+        device: the device of a worker.
         rates: what software reaches of the device.
         available: bytes for states and temporaries of a worker.
 

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
     Attributes:
         hypotheses: text of each, the best first.
-        scores: of each, or None.
+        scores: the scores of each, or None.
         reason: why there is none, or None.
     """
 
@@ -45,10 +45,10 @@ class Recipe:
 
     Attributes:
         model: folder of a model of Transformers, or name that it knows.
-        options: of `generate`.
+        options: the options of `generate`.
         device: "cpu", "cuda" or one such as "cuda:1"; None for a GPU if there is one.
-        dtype: of the model, such as "float32"; None for that of its weights.
-        plan: of its attention: "auto", "expanded-query" or "shared-projection".
+        dtype: the dtype of the model, such as "float32"; None for that of its weights.
+        plan: the plan of its attention: "auto", "expanded-query" or "shared-projection".
         batch_size: rows of a batch, at most; None for what the memory holds, up to 512.
         truncation: whether texts that are too long are cut; else nothing is generated for them.
         seed: with sampling, decides together with the place of a row what is drawn for it.
@@ -130,7 +130,7 @@ class Engine:
         """Puts rows into batches, which depend on nothing but the arguments.
 
         Args:
-            texts: by place.
+            texts: the texts by place.
             memory_budget: bytes for states and temporaries of a batch.
 
         Returns:

@@ -24,10 +24,10 @@ class Forecast:
 
     Attributes:
         rows: that have a text.
-        tokens: of all rows.
+        tokens: the tokens of all rows.
         padded: tokens with the padding of the batches.
         in_order: tokens with the padding of batches of the same sizes in the order of the file.
-        seconds: of one worker for all rows.
+        seconds: the time of one worker for all rows.
         peak: bytes of the largest batch, weights not included.
     """
 

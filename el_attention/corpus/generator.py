@@ -23,7 +23,7 @@ class Generator:
         """Takes what all blocks have in common.
 
         Args:
-            recipe: of the model.
+            recipe: the recipe of the model.
             text_column: name of the column of texts.
             memory_budget: bytes for states and temporaries of a batch; None for what is free when
                 the model is loaded.

@@ -32,7 +32,7 @@ class Processes:
         Args:
             make: returns an engine, by the number of its worker; it can be pickled.
             workers: number of workers, which share the cores.
-            start_method: of `multiprocessing`.
+            start_method: a start method of `multiprocessing`.
         """
         self._make, self._workers = make, workers
         self._context: Any = multiprocessing.get_context(start_method)
@@ -57,7 +57,7 @@ class ProcessWorker:
     """A process with an engine; see `Worker`.
 
     Attributes:
-        number: of the worker, from 0.
+        number: the number of the worker, from 0.
         connection: to the process.
     """
 

@@ -79,7 +79,7 @@ class ActorWorker:
     """An actor with an engine; see `Worker`.
 
     Attributes:
-        number: of the worker, from 0.
+        number: the number of the worker, from 0.
         answer: to what was asked last, when it is there.
     """
 

@@ -20,9 +20,9 @@ class Result(NamedTuple):
     """What a file of results holds for a row.
 
     Attributes:
-        id: of the row; None if it has none.
+        id: the row's id; None if it has none.
         hypotheses: text of each, the best first; empty if nothing was generated.
-        scores: of each hypothesis, or None.
+        scores: the scores of each hypothesis, or None.
         reason: why nothing was generated, or None.
     """
 
@@ -52,8 +52,8 @@ def write(path: Path, results: Iterable[Result], whole_ids: bool) -> int:
     """Writes a file of results; it is there at once, when all of it is on disk.
 
     Args:
-        path: of the file; another of that name is replaced.
-        results: in order.
+        path: the path of the file; another of that name is replaced.
+        results: the results in order.
         whole_ids: whether all ids are whole numbers, for Parquet.
 
     Returns:

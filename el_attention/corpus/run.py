@@ -31,7 +31,7 @@ class Shard(NamedTuple):
     """A part of the batches of a corpus.
 
     Attributes:
-        number: from 1.
+        number: counts from 1.
         of: number of shards.
     """
 
@@ -63,7 +63,7 @@ class Report:
 
     Attributes:
         output: the file.
-        rows: in it.
+        rows: how many it has.
         reasons: how often nothing was generated, by reason.
     """
 
@@ -95,8 +95,8 @@ def generate(
     the same call continues a run that was ended in whatever way.
 
     Args:
-        recipe: of the model.
-        source: of the rows.
+        recipe: the recipe of the model.
+        source: the source of the rows.
         output: file that is written, in the order of the rows.
         workers: number of workers that generate; None for this process or, with Ray, one.
         engine: what the workers are: "processes" of this machine, or actors of "ray", in the
@@ -186,7 +186,7 @@ class _Run:
         """Generates for all rows that have no result yet.
 
         Args:
-            source: of the rows.
+            source: the source of the rows.
             windows: those of this shard, by number; whether all of it, or some batches.
         """
         for answers in self._crew.generate(self._batches(source, windows)):

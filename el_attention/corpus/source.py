@@ -23,7 +23,8 @@ class Row(NamedTuple):
 
     Attributes:
         place: among all rows, from 0.
-        id: from its column or, without one, the number of the row, from 1; None if it has none.
+        id: what its column holds or, without one, the number of the row, from 1; None if there is
+            none.
         text: what is in the column of texts.
         reason: why the row cannot be used, or None; it names the row if there is no id.
     """
@@ -39,7 +40,7 @@ class Contents(NamedTuple):
 
     Attributes:
         rows: their number.
-        digest: of the file.
+        digest: a digest of the file.
         whole_ids: whether all ids are whole numbers.
     """
 
@@ -55,8 +56,8 @@ class Source:
     Attributes:
         path: what ends in .jsonl, .ndjson or .json holds an object in each line, what ends in
             .parquet is that, and every other file holds a text in each line.
-        text_column: of the texts.
-        id_column: of the ids, text or whole numbers; None to number the rows.
+        text_column: the name of the column of texts.
+        id_column: the name of the column of ids, text or whole numbers; None to number the rows.
     """
 
     path: Path

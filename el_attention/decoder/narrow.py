@@ -51,7 +51,7 @@ class NarrowWeights:
         many there are, when that changes.
 
         Args:
-            spec: of the model as it is now.
+            spec: the spec of the model as it is now.
         """
         kept, self._kept = self._kept, {}
         tokens = spec.embedding.tokens.detach()

@@ -30,8 +30,8 @@ class ELEnsemble(Specialized, _Base):
         beam: beams of each sentence.
         prompt: int64 [sentences, P], right-padded, of the batch being generated, or None.
         keep_attention: whether the generator is to record attention weights.
-        weights: of the models in the mean of probabilities and attention weights, positive, of sum
-            1; None for equal ones.
+        weights: the models' shares in the mean of probabilities and of attention weights, positive,
+            of sum 1; None for equal ones.
     """
 
     beam: int

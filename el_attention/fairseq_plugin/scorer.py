@@ -152,7 +152,7 @@ def mean(lprobs: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
 
     Args:
         lprobs: log-probabilities of each model, of one shape.
-        weights: of the models, positive, of sum 1; None for equal ones, as fairseq computes them.
+        weights: the models' shares, positive, of sum 1; None for equal ones, as in fairseq.
     """
     if weights is None:
         return torch.stack([*lprobs]).logsumexp(0) - math.log(len(lprobs))

@@ -51,9 +51,9 @@ def generate_many(
             models of which no formula for the memory is known.
         truncation: whether texts that are too long are cut, by the tokenizer, and sounds to what
             the model hears at once; else nothing is generated for them.
-        seed: with sampling, decides together with the place of a text what is drawn for it.
+        seed: decides, with sampling, what is drawn for a text, together with its place.
         progress: whether a bar shows it.
-        options: of `generate`.
+        options: the options of `generate`.
 
     Returns:
         One result for each text, in their order. Where nothing is generated for a text, because it
@@ -91,7 +91,7 @@ class _Run:
     """A generation that keeps what is finished.
 
     Attributes:
-        journal: of finished texts, or None.
+        journal: the journal of finished texts, or None.
     """
 
     def __init__(self, generator: TextGenerator) -> None:

@@ -19,8 +19,8 @@ def load(name: str, device: str, dtype: str | None = None) -> tuple[PreTrainedMo
 
     Args:
         name: folder, or name that Transformers knows.
-        device: of the model.
-        dtype: of the model, such as "float32"; None for that of the weights.
+        device: the device of the model.
+        dtype: the dtype of the model, such as "float32"; None for that of the weights.
 
     Raises:
         ValueError: if there is no such model, or it does not load; says why.

@@ -30,9 +30,9 @@ class Generated:
     Attributes:
         texts: decoded, without special tokens, one for each hypothesis, the best first; empty if
             nothing was generated.
-        tokens: of each hypothesis, as `generate` returns them for the text alone, but for the
-            prompt of a language model.
-        scores: of each hypothesis, in beam search with `output_scores=True`; else None.
+        tokens: the tokens of each hypothesis, as `generate` returns them for the text alone, but
+            for the prompt of a language model.
+        scores: the scores of each hypothesis, in beam search with `output_scores=True`; else None.
         reason: why nothing was generated, or None.
     """
 
@@ -53,7 +53,7 @@ class TextGenerator:
     A text or sound is known by its place among all texts of a run, from 0.
 
     Attributes:
-        options: of `generate`.
+        options: the options of `generate`.
     """
 
     def __init__(
@@ -212,8 +212,8 @@ def seed_of(seed: int, place: int) -> int:
     """Returns the seed of what is drawn for a text.
 
     Args:
-        seed: of the run.
-        place: of the text among all, from 0.
+        seed: the seed of the run.
+        place: the place of the text among all, from 0.
     """
     return int.from_bytes(
         hashlib.blake2b(f"{seed} {place}".encode(), digest_size=7).digest(), "big"
