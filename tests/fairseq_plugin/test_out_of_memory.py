@@ -102,8 +102,10 @@ def test_memory_may_run_out_in_every_stage(family, feature, name, stage) -> None
 def test_memory_may_run_out_at_any_allocation(family, plan) -> None:
     generator = generator_for(family, FEATURE, plan)
     expected = generate_undisturbed(generator, family, FEATURE)
+    sample, arguments = FEATURE.sample(), FEATURE.generation_arguments(family)
+    torch.manual_seed(0)
     with Memory() as watched:
-        generate_undisturbed(generator, family, FEATURE)
+        generator.generate(None, sample, **arguments)
     for fail_at in random.Random(0).sample(range(watched.allocations), 5):
         assert_same(expected, generate(generator, family, FEATURE, fail_at=fail_at))
 
