@@ -128,8 +128,10 @@ def logits(model: Any, symbols: Any) -> torch.Tensor:
 def test_twin_of_a_task_has_its_options_and_ours(name):
     original, twin = arguments_of(name), arguments_of(f"el_{name}")
     assert twin.pop("attention_plan") == ("auto", PLAN_CHOICES)
-    assert twin.pop("journal") == twin.pop("el_memory_budget") == (None, ())
-    assert twin.pop("batch_by_memory") == (False, ())
+    for name in ("journal", "el_memory_budget", "tokens_to_suppress", "ensemble_weights"):
+        assert twin.pop(name) == (None, ())
+    for name in ("batch_by_memory", "no_repeat_ngram_after_prefix"):
+        assert twin.pop(name) == (False, ())
     assert twin == original
 
 
