@@ -14,6 +14,9 @@ from el_attention.cost import PART_TOKENS
 # Modules whose result for a sentence does not depend on the others.
 _KNOWN = ("torch.nn.modules.", "transformers.models.", "transformers.activations")
 
+_MASK = "attention_mask"  # [sentences, S]
+_NOT_READ = ("decoder_", "cross_attn")  # what arguments begin with that no encoder reads
+
 
 def encoded(
     encode: Callable[[Tensor, dict[str, Any]], dict[str, Any]],
@@ -33,17 +36,18 @@ def encoded(
         What `encode` does; [sentences, S, K] is made of parts.
     """
     sentences, size = len(inputs), _at_once(encoder, inputs)
-    if size == sentences:
+    others = {
+        name
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and name != _MASK and not name.startswith(_NOT_READ)
+    }
+    if size == sentences or others:  # which axis of the others is that of sentences is not known
         return encode(inputs, arguments)
     whole, found = None, None
     for first in range(0, sentences, size):
         part = slice(first, first + size)
-        own = {
-            name: value[part]
-            if isinstance(value, Tensor) and value.dim() and len(value) == sentences
-            else value
-            for name, value in arguments.items()
-        }
+        mask = arguments.get(_MASK)
+        own = arguments if mask is None else {**arguments, _MASK: mask[part]}
         found = encode(inputs[part], own)["encoder_outputs"]
         if set(found) != {"last_hidden_state"}:
             return encode(inputs, arguments)
