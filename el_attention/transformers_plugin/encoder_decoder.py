@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
-from el_attention import plain
 from el_attention.cost import Stack
 from el_attention.decoder import (
     AttentionSpec,
@@ -27,6 +26,7 @@ from el_attention.transformers_plugin.parts import (
     classes_beside,
     norm,
     optional_norm,
+    unsupported_modules,
     unsupported_parts,
 )
 
@@ -72,13 +72,12 @@ class EncoderDecoder(Family):
         around: list[tuple[str, Any, Kinds]] = [(self.head, getattr(model, self.head), LINEAR)]
         if self.around is not None:
             around.append(("model", model.model, beside(f"{self.name}{self.around}")))
-        for name, module, kinds in (
+        reason = unsupported_modules(
             *around,
             ("decoder", decoder, beside(f"{self.name}{self.decoder_name}")),
-        ):
-            reason = plain.unsupported(module, kinds)
-            if reason is not None:
-                return f"{name} {reason}"
+        )
+        if reason is not None:
+            return reason
         layers = map(str, range(len(decoder.layers)))
         return unsupported_parts(
             decoder,

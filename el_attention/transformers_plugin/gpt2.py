@@ -9,7 +9,6 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import ModelOutput
 
-from el_attention import plain
 from el_attention.decoder import (
     Affine,
     AttentionSpec,
@@ -21,7 +20,13 @@ from el_attention.decoder import (
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM
 from el_attention.transformers_plugin.family import Family
-from el_attention.transformers_plugin.parts import affine, classes_beside, norm, unsupported_parts
+from el_attention.transformers_plugin.parts import (
+    affine,
+    classes_beside,
+    norm,
+    unsupported_modules,
+    unsupported_parts,
+)
 
 
 class GPT2(Family):
@@ -31,13 +36,12 @@ class GPT2(Family):
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what `model` computes, or None."""
-        for name, module, kinds in (
+        reason = unsupported_modules(
             ("transformer", model.transformer, classes_beside(model, "GPT2Model")),
             ("lm_head", model.lm_head, LINEAR),
-        ):
-            reason = plain.unsupported(module, kinds)
-            if reason is not None:
-                return f"{name} {reason}"
+        )
+        if reason is not None:
+            return reason
         blocks = model.transformer.h
         numbers = map(str, range(len(blocks)))
         dropouts = ("drop", "dropout", "attn_dropout", "resid_dropout")

@@ -9,7 +9,6 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from el_attention import plain
 from el_attention.decoder import (
     AttentionSpec,
     DecoderSpec,
@@ -21,7 +20,13 @@ from el_attention.decoder import (
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM
 from el_attention.transformers_plugin.family import Family
-from el_attention.transformers_plugin.parts import affine, classes_beside, norm, unsupported_parts
+from el_attention.transformers_plugin.parts import (
+    affine,
+    classes_beside,
+    norm,
+    unsupported_modules,
+    unsupported_parts,
+)
 
 
 class GPTNeo(Family):
@@ -31,13 +36,12 @@ class GPTNeo(Family):
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what `model` computes, or None."""
-        for name, module, kinds in (
+        reason = unsupported_modules(
             ("transformer", model.transformer, classes_beside(model, "GPTNeoModel")),
             ("lm_head", model.lm_head, LINEAR),
-        ):
-            reason = plain.unsupported(module, kinds)
-            if reason is not None:
-                return f"{name} {reason}"
+        )
+        if reason is not None:
+            return reason
         numbers = map(str, range(len(model.transformer.h)))
         projections = ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj")
         dropouts = ("drop", "dropout", "attn_dropout", "resid_dropout")

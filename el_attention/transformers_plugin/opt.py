@@ -8,7 +8,6 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from el_attention import plain
 from el_attention.decoder import DecoderSpec, EmbeddingSpec, FeedForwardSpec, LayerSpec, OutputSpec
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM, attention
 from el_attention.transformers_plugin.family import Family
@@ -17,6 +16,7 @@ from el_attention.transformers_plugin.parts import (
     classes_beside,
     norm,
     optional_norm,
+    unsupported_modules,
     unsupported_parts,
 )
 
@@ -28,14 +28,13 @@ class OPT(Family):
 
     def unsupported(self, model: Any) -> str | None:
         """Returns why a spec would not say what `model` computes, or None."""
-        for name, module, kinds in (
+        reason = unsupported_modules(
             ("model", model.model, classes_beside(model, "OPTModel")),
             ("decoder", model.model.decoder, classes_beside(model, "OPTDecoder")),
             ("lm_head", model.lm_head, LINEAR),
-        ):
-            reason = plain.unsupported(module, kinds)
-            if reason is not None:
-                return f"{name} {reason}"
+        )
+        if reason is not None:
+            return reason
         decoder = model.model.decoder
         numbers = map(str, range(len(decoder.layers)))
         projections = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")

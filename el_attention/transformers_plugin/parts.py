@@ -29,6 +29,19 @@ def classes_beside(model: Any, *names: str) -> Kinds:
     return tuple(getattr(module, name) for name in names if hasattr(module, name))
 
 
+def unsupported_modules(*modules: tuple[str, nn.Module, Kinds]) -> str | None:
+    """Returns which of some modules is not what it is expected to be, or None.
+
+    Args:
+        modules: a name to tell, the module, and the classes it may be of.
+    """
+    for name, module, kinds in modules:
+        reason = plain.unsupported(module, kinds)
+        if reason is not None:
+            return f"{name} {reason}"
+    return None
+
+
 def unsupported_parts(module: nn.Module, parts: Mapping[str, Kinds | None]) -> str | None:
     """Returns which module below `module` is not what it is expected to be, or None.
 

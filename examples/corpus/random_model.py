@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
+from common.random_bart import random_bart
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
 def main() -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-    from transformers import (
-        BartConfig,
-        BartForConditionalGeneration,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import PreTrainedTokenizerFast
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts", type=Path, help="one in each line")
@@ -39,23 +35,7 @@ def main() -> None:
     )
     tokenizer.save_pretrained(args.output)
 
-    torch.manual_seed(1)
-    config = BartConfig(
-        vocab_size=words.get_vocab_size(),
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=256,
-    )
-    model = BartForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "encoder_attn.out_proj.weight" in name:  # so that hypotheses depend on the text
-                parameter.mul_(30)
+    model = random_bart(words.get_vocab_size(), positions=256)
     model.double().save_pretrained(args.output)
 
 
