@@ -127,8 +127,8 @@ def attention_systems(
         return (weights @ by_sentence).view(wide.shape)
 
     def fused(states: Tensor, wide: Tensor) -> Tensor:
-        piece = [states.unsqueeze(2)]
-        context: Tensor = attend(wide, piece, piece, [columns], None, None)[0]
+        segment = [states.unsqueeze(2)]
+        context: Tensor = attend(wide, segment, segment, [columns], None, None)[0]
         return context
 
     def in_full(read: Callable[[Tensor, Tensor], Tensor], states: Tensor) -> Tensor:
