@@ -33,8 +33,10 @@ X86_FLAGS = {
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"],
 }
-# What nvcc is asked for, as far as it knows them; PTX of the last one serves GPUs newer than it.
+# What nvcc is asked for, as far as it knows them.  PTX serves GPUs without machine code of their
+# own: that of the last one those newer than all, that of GPU_PTX those in between.
 GPU_ARCHITECTURES = ["70", "75", "80", "86", "89", "90", "100", "120"]
+GPU_PTX = ["80", "90"]
 
 
 def say(message: str) -> None:
@@ -126,7 +128,8 @@ def gpu_flags(toolkit: Path) -> list[str]:
         return []
     chosen = gpu_architectures(toolkit)
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in chosen]
-    return [*flags, f"-gencode=arch=compute_{chosen[-1]},code=compute_{chosen[-1]}"]
+    ptx = [arch for arch in chosen if arch in GPU_PTX or arch == chosen[-1]]
+    return [*flags, *(f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in ptx)]
 
 
 def compiled() -> dict[str, Any]:

@@ -14,7 +14,8 @@ inline Strides strides_of(const at::Tensor& segment) {
   return {segment.stride(0), segment.stride(1), segment.stride(2)};
 }
 
-// The query and the rows of a call, checked before; keeps alive what had to be copied.
+// The query and the rows of a call, checked before; keeps alive what had to be copied. The last
+// dimension of the query is contiguous.
 struct Call {
   Rows rows{};
   at::Tensor query, visible;
@@ -23,7 +24,7 @@ struct Call {
   Call(const at::Tensor& query_in, at::TensorList keys, std::optional<at::TensorList> values,
        at::TensorList columns_in, const std::optional<at::Tensor>& visible_in,
        const std::optional<at::Tensor>& bias)
-      : query(query_in.contiguous()) {
+      : query(query_in.stride(3) == 1 ? query_in : query_in.contiguous()) {
     rows.segment_count = static_cast<int64_t>(keys.size());
     for (size_t i = 0; i < keys.size(); ++i) {
       columns.push_back(columns_in[i].contiguous());

@@ -35,6 +35,18 @@ pybind11::dict build_information() {
   return information;
 }
 
+// Why the CUDA kernels cannot run on a device, asked of the driver; empty where they can.
+std::string reason_against_gpu([[maybe_unused]] int device) {
+#ifdef EL_ATTENTION_CUDA
+  return el_attention::cuda::reason_against_device(device);
+#else
+  return "built without CUDA";
+#endif
+}
+
 }  // namespace
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) { m.def("build_information", &build_information); }
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("build_information", &build_information);
+  m.def("reason_against_gpu", &reason_against_gpu);
+}

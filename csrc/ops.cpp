@@ -7,6 +7,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/library.h>
 
 namespace el_attention {
@@ -17,6 +18,11 @@ namespace {
 void refuse_gradients(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                       torch::jit::Stack* stack) {
   const bool reverse = at::GradMode::is_enabled();
+  // Outside both modes, as in every step of a generation, there is nothing to look for.
+  if (!reverse && torch::autograd::ForwardADLevel::try_get_by_idx(0) == nullptr) {
+    op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+    return;
+  }
   const auto check = [&](const at::Tensor& tensor) {
     if (!tensor.defined()) return;
     TORCH_CHECK(!(reverse && tensor.requires_grad()), op.schema().name(),

@@ -8,3 +8,4 @@ class BuildInformation(TypedDict):
     gpu_architectures: list[int]
 
 def build_information() -> BuildInformation: ...
+def reason_against_gpu(device: int) -> str: ...  # empty where kernels can run

@@ -82,7 +82,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
     return {context.zero_(), lse.fill_(-std::numeric_limits<double>::infinity())};
   }
 
-  const Call call(query, keys, values, columns, visible, bias);
+  const Call call(query.contiguous(), keys, values, columns, visible, bias);
   const AttendParams params = params_of(sizes, call);
   const AttendKernels& kernels = cpu::kernels().attend(params.dtype);
   const Layout layout = kernels.layout(params, /*only_scores=*/false);
@@ -137,7 +137,7 @@ at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList 
       at::zeros({sizes.groups, sizes.beam, sizes.heads, sizes.rows}, lse.options());
   if (weights.numel() == 0) return weights;
 
-  const Call call(query, keys, /*values=*/std::nullopt, columns, visible, bias);
+  const Call call(query.contiguous(), keys, /*values=*/std::nullopt, columns, visible, bias);
   const AttendParams params = params_of(sizes, call);
   const at::Tensor base = lse.contiguous();
   const AttendKernels& kernels = cpu::kernels().attend(params.dtype);

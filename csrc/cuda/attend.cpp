@@ -18,6 +18,7 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
                                           const std::optional<at::Tensor>& bias) {
   const Sizes sizes = check_attend(query, keys, values, columns, visible, bias);
   const c10::cuda::CUDAGuard guard(query.device());
+  const Report report = report_of(Argument::kAttendColumns);
   const auto wide = query.options().dtype(accumulator(query));
   at::Tensor context =
       at::empty({sizes.groups, sizes.beam, sizes.heads, sizes.value_width}, query.options());
@@ -29,8 +30,8 @@ std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& query, at::TensorLis
 
   const Call call(query, keys, values, columns, visible, bias);
   const Dtype dtype = dtype_of(query);
-  const AttendParams params{sizes, call.rows, call.query.const_data_ptr(), context.data_ptr(),
-                            lse.data_ptr()};
+  const AttendParams params{sizes,          call.rows, query_of(call.query), context.data_ptr(),
+                            lse.data_ptr(), report};
   const AttendPlan plan = plan_attend(params, dtype, current_device());
   const at::Tensor scratch =
       at::empty({static_cast<int64_t>(plan.scratch_bytes)}, query.options().dtype(at::kByte));
@@ -43,14 +44,15 @@ at::Tensor weights(const at::Tensor& query, at::TensorList keys, at::TensorList 
                    const at::Tensor& lse) {
   const Sizes sizes = check_weights(query, keys, columns, visible, bias, lse);
   const c10::cuda::CUDAGuard guard(query.device());
+  const Report report = report_of(Argument::kWeightsColumns);
   at::Tensor weights =
       at::empty({sizes.groups, sizes.beam, sizes.heads, sizes.rows}, lse.options());
   if (weights.numel() == 0) return weights;
 
   const Call call(query, keys, /*values=*/std::nullopt, columns, visible, bias);
   const at::Tensor base = lse.contiguous();
-  const WeightsParams params{sizes, call.rows, call.query.const_data_ptr(), base.const_data_ptr(),
-                             weights.data_ptr()};
+  const WeightsParams params{
+      sizes, call.rows, query_of(call.query), base.const_data_ptr(), weights.data_ptr(), report};
   launch_weights(params, dtype_of(query), current_device(), current_stream());
   return weights;
 }

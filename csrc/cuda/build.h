@@ -9,7 +9,11 @@ namespace el_attention::cuda {
 // The toolkit's version, "13.0".
 std::string toolkit_version();
 
-// The architectures with machine code, {75, 80, ...}.
+// The architectures with machine code or PTX, {75, 80, ...}.
 std::vector<int> architectures();
+
+// Why the kernels cannot run on a device: there is neither machine code nor PTX for it, or the
+// driver is older than the toolkit. Empty where they can.
+std::string reason_against_device(int device);
 
 }  // namespace el_attention::cuda

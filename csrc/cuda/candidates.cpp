@@ -14,6 +14,7 @@ namespace {
 at::Tensor log_sum_exp(const at::Tensor& logits) {
   check_logits(logits);
   const c10::cuda::CUDAGuard guard(logits.device());
+  raise_reported();
   at::Tensor lse = at::empty({logits.size(0)}, logits.options().dtype(accumulator(logits)));
   if (lse.numel() == 0) return lse;
   if (logits.size(1) == 0) return lse.fill_(-std::numeric_limits<double>::infinity());
@@ -31,6 +32,7 @@ std::tuple<at::Tensor, at::Tensor> top_candidates(const at::Tensor& logits, cons
                                                   int64_t k) {
   check_candidates(logits, lse, scores, beam, k);
   const c10::cuda::CUDAGuard guard(logits.device());
+  raise_reported();
   const int64_t sentences = logits.size(0) / beam;
   at::Tensor values = at::empty({sentences, k}, lse.options());
   at::Tensor index = at::empty({sentences, k}, lse.options().dtype(at::kLong));

@@ -29,7 +29,8 @@ EL_DEVICE A reduce_over_warps(A value, A* warps, Reduce reduce) {
   return value;
 }
 
-// Grid: [rows x ranges]. lse is [rows, ranges]; a second launch merges the ranges as logits.
+// Grid: [rows x ranges]. lse is [rows, ranges]; a second launch merges the ranges as logits, which
+// the first one has written.
 template <typename T>
 EL_KERNEL(kSearchThreads, 2)
 log_sum_exp(const EL_GRID_CONSTANT LogSumExpParams params, const int ranges) {
@@ -45,7 +46,7 @@ log_sum_exp(const EL_GRID_CONSTANT LogSumExpParams params, const int ranges) {
   for (int i = 0; i < kSumPerThread; ++i) {
     const int token = i * kSearchThreads + thread_id();
     const bool inside = first + token < params.vocabulary;
-    logit[i] = inside ? convert<A>(load_global<T>(logits + token)) : minus_infinity<A>();
+    logit[i] = inside ? convert<A>(load_written<T>(logits + token)) : minus_infinity<A>();
     greatest = fmax(greatest, logit[i]);
   }
   greatest = reduce_over_warps(warp_max(greatest), warps, [](A x, A y) { return A(fmax(x, y)); });
@@ -211,8 +212,8 @@ merge_candidates(const EL_GRID_CONSTANT Lists lists, const EL_GRID_CONSTANT List
   Pool<A> pool(arena, k);
   const int64_t start = int64_t{block_x()} * count;
   pool.scan(count, [&](int i) {
-    return Candidate<A>{load_global<A>(static_cast<const A*>(lists.values) + start + i),
-                        static_cast<int>(load_global<int64_t>(lists.index + start + i))};
+    return Candidate<A>{load_written<A>(static_cast<const A*>(lists.values) + start + i),
+                        static_cast<int>(load_written<int64_t>(lists.index + start + i))};
   });
   put(pool, k, best);
 }

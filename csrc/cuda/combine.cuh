@@ -21,9 +21,9 @@ combine(const EL_GRID_CONSTANT AttendParams params, const EL_GRID_CONSTANT Split
   const A* lse = static_cast<const A*>(split.lse) + position;
 
   auto softmax = Softmax<A>::empty();
-  for (int i = 0; i < split.count; ++i) softmax.raise(load_global<A>(lse + i * positions));
+  for (int i = 0; i < split.count; ++i) softmax.raise(load_written<A>(lse + i * positions));
   for (int i = 0; i < split.count; ++i) {
-    const A weight = softmax.weight(load_global<A>(lse + i * positions));
+    const A weight = softmax.weight(load_written<A>(lse + i * positions));
     softmax.total += weight;
     if (thread_id() == 0) store_shared(shares + i, weight);
   }
@@ -35,7 +35,7 @@ combine(const EL_GRID_CONSTANT AttendParams params, const EL_GRID_CONSTANT Split
     const A* context = static_cast<const A*>(split.context) + position * width + column;
     A sum = 0;
     for (int i = 0; i < split.count; ++i) {
-      sum = fma(load_shared<A>(shares + i), load_global<A>(context + i * positions * width), sum);
+      sum = fma(load_shared<A>(shares + i), load_written<A>(context + i * positions * width), sum);
     }
     store_global(static_cast<T*>(params.context) + position * width + column,
                  convert<T>(sum * softmax.norm()));

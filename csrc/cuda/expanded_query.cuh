@@ -97,7 +97,7 @@ class ExpandedQuery : ExpandedQueryTiles {
 
   EL_DEVICE void run(const Work& work) {
     if (thread_id() == 0) work.put(storage_.work);
-    storage_.keys.locate(params_.rows, work);
+    const bool located = storage_.keys.locate(params_.rows, work, params_.report);
     for (int query = thread_id(); query < row_tiles() * kMma; query += block_size()) {
       const bool there = query < work.queries;
       store_shared(storage_.lines + query,
@@ -106,12 +106,23 @@ class ExpandedQuery : ExpandedQueryTiles {
     }
     load_queries(work);
     storage_.biases.locate(params_.rows, work);
-    storage_.seen.fill(params_.rows, work);
-    attend(work.rows);
+    if (storage_.seen.fill(params_.rows, work, located)) {
+      attend(work.rows);
+    } else {
+      lose();
+    }
     finish(Work::get(storage_.work));
   }
 
  private:
+  // Where a column is not there, contexts and lse become NaN.
+  EL_DEVICE void lose() const {
+    for (int query = thread_id(); query < row_tiles() * kMma; query += block_size()) {
+      store_shared(storage_.softmax + query, Softmax<float>{minus_infinity<float>(), NAN});
+    }
+    sync_threads();
+  }
+
   EL_DEVICE void attend(int rows) {
     const int tiles = divide_up(rows, kTile);
     int tile = next(0, tiles), stage = 0;
@@ -135,8 +146,14 @@ class ExpandedQuery : ExpandedQueryTiles {
     }
   }
 
-  EL_DEVICE int slice() const { return warp_id() % grid_.slices; }
-  EL_DEVICE int row_group() const { return warp_id() / grid_.slices; }
+  // The place of a warp in the grid, by comparisons: the loop over rows has no room for a division.
+  EL_DEVICE int row_group() const {
+    int group = 0;
+#pragma unroll
+    for (int i = 1; i < kMaxRowGroups; ++i) group += warp_id() >= i * grid_.slices;
+    return group;
+  }
+  EL_DEVICE int slice() const { return warp_id() - row_group() * grid_.slices; }
   EL_DEVICE int row_tiles() const { return grid_.row_groups * kRowTiles; }
   // A warp's i-th row tile, within the block.
   EL_DEVICE int row_tile(int i) const { return row_group() * kRowTiles + i; }
@@ -181,8 +198,8 @@ class ExpandedQuery : ExpandedQueryTiles {
       for (int part = 0; part < 4; ++part) {
         const int query = row_tile(i) * kMma + fragment_row() + part % 2 * 8;
         const int first = column + part / 2 * 8;
-        const T* source = static_cast<const T*>(params_.query) +
-                          (work.position_of(0, params_.sizes) + query) * width + first;
+        const T* source = nullptr;
+        if (query < work.queries) source = work.begin_of<T>(query, params_.query) + first;
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
           const bool valid = query < work.queries && first + step * kMma < width;

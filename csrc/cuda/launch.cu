@@ -44,6 +44,14 @@ bool rows_aligned(const AttendParams& params, Dtype dtype, int count) {
   return params.sizes.width % count == 0 && params.sizes.value_width % count == 0;
 }
 
+// Whether pairs of a query's elements can be loaded at once.
+bool query_in_pairs(const AttendParams& params, Dtype dtype) {
+  const auto& [sizes, rows, query, context, lse, report] = params;
+  return aligned(query.data, 2 * bytes_of(dtype)) && sizes.width % 2 == 0 &&
+         (sizes.groups <= 1 || query.group % 2 == 0) && (sizes.beam <= 1 || query.beam % 2 == 0) &&
+         (sizes.heads <= 1 || query.head % 2 == 0);
+}
+
 bool values_are_keys(const AttendParams& params) {
   for (int i = 0; i < params.rows.segment_count; ++i) {
     const Segment& segment = params.rows.segments[i];
@@ -86,7 +94,7 @@ size_t expanded_query_shared(const AttendParams& params, const AttendPlan& plan)
 size_t simt_shared(const AttendParams& params, Dtype dtype, const AttendPlan& plan) {
   return with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto& [sizes, rows, query, context, lse] = params;
+    const auto& [sizes, rows, query, context, lse, report] = params;
     return plan.vector == 1
                ? shared_bytes<SimtStorage<T, 1>>(sizes, rows, plan.queries, plan.split_rows)
                : shared_bytes<SimtStorage<T, kVector<T>>>(sizes, rows, plan.queries,
@@ -236,9 +244,10 @@ std::string reason_against_expanded_query(const AttendParams& params, Dtype dtyp
   if (params.sizes.width > WideSlice::kMaxWidth) {
     return "it takes a width up to " + std::to_string(WideSlice::kMaxWidth);
   }
-  if (!rows_aligned(params, dtype, ExpandedQueryTiles::kChunk) || !aligned(params.query, 16)) {
-    return "it takes a query, rows and strides aligned to 16 bytes";
+  if (!rows_aligned(params, dtype, ExpandedQueryTiles::kChunk)) {
+    return "it takes rows and strides aligned to 16 bytes";
   }
+  if (!query_in_pairs(params, dtype)) return "it takes a query aligned to 4 bytes";
   return too_much_shared(plan_expanded_query(params, device, 0), device);
 }
 

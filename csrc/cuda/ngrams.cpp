@@ -12,6 +12,7 @@ void block_ngrams_(at::Tensor lprobs, const at::Tensor& tokens, int64_t size, in
                    const std::optional<at::Tensor>& forced) {
   check_ngrams(lprobs, tokens, size, length, forced);
   const c10::cuda::CUDAGuard guard(lprobs.device());
+  const Report report = report_of(Argument::kNGramTokens);
   if (length - 1 < size || lprobs.numel() == 0) return;
   const bool in_place = lprobs.stride(1) == 1;
   at::Tensor blocked = in_place ? lprobs : lprobs.contiguous();
@@ -25,7 +26,8 @@ void block_ngrams_(at::Tensor lprobs, const at::Tensor& tokens, int64_t size, in
                            spared.defined() ? spared.const_data_ptr<bool>() : nullptr,
                            blocked.size(0),
                            size,
-                           length};
+                           length,
+                           report};
   launch_block_ngrams(params, dtype_of(blocked), current_stream());
   if (!in_place) lprobs.copy_(blocked);
 }

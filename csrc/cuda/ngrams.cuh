@@ -1,8 +1,7 @@
 // Forbids tokens that would complete an n-gram for the second time.
 #pragma once
 
-#include "params.h"
-#include "primitives.cuh"
+#include "rows.cuh"
 
 namespace el_attention::cuda {
 
@@ -27,7 +26,10 @@ EL_KERNEL(kNGramThreads, 1)
     }
     if (i < params.size - 1) continue;
     const auto token = load_global<int64_t>(tokens + first + i);
-    require(token >= 0 && token < params.vocabulary, "tokens: expected [0, vocabulary)");
+    if (token < 0 || token >= params.vocabulary) {
+      report_value(params.report, token);
+      continue;
+    }
     // Another thread may write the same number.
     store_global_relaxed(lprobs + token, minus_infinity);
   }

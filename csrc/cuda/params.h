@@ -7,17 +7,25 @@
 #include <cstdint>
 
 #include "../rows.h"
+#include "report.h"
 
 namespace el_attention::cuda {
 
 enum class Dtype { kFloat64, kFloat32, kFloat16, kBFloat16 };
 
+// A query [G, B, H, W], the last dimension contiguous, the distances of the others in elements.
+struct Query {
+  const void* data;
+  int64_t group, beam, head;
+};
+
 struct AttendParams {
   Sizes sizes;
   Rows rows;
-  const void* query;  // [G, B, H, W], contiguous
-  void* context;      // [G, B, H, V], contiguous, dtype of the query
-  void* lse;          // [G, B, H], contiguous, float; double where the dtype is double
+  Query query;
+  void* context;  // [G, B, H, V], contiguous, dtype of the query
+  void* lse;      // [G, B, H], contiguous, float; double where the dtype is double
+  Report report;
 };
 
 // The row axis cut into ranges that blocks read on their own; `combine` merges what they find.
@@ -39,9 +47,10 @@ struct WarpGrid {
 struct WeightsParams {
   Sizes sizes;  // value_width is 0
   Rows rows;
-  const void* query;  // [G, B, H, W], contiguous
-  const void* lse;    // [G, B, H], contiguous, float; double where the dtype is double
-  void* weights;      // [G, B, H, U], contiguous, dtype of lse
+  Query query;
+  const void* lse;  // [G, B, H], contiguous, float; double where the dtype is double
+  void* weights;    // [G, B, H, U], contiguous, dtype of lse
+  Report report;
 };
 
 struct NGramParams {
@@ -54,6 +63,7 @@ struct NGramParams {
   int64_t sequences;      // N
   int64_t size;           // of the n-grams, at least 1
   int64_t length;         // of each sequence, its first token included
+  Report report;
 };
 
 struct LogSumExpParams {

@@ -242,18 +242,6 @@ EL_DEVICE T warp_sum(T value, Site site = Site::here()) {
   return value;
 }
 
-// ---- Checks -------------------------------------------------------------------------------------
-
-// Ends the launch with an error unless `holds`.
-EL_DEVICE void require(bool holds, const char* message, Site site = Site::here()) {
-  if (holds) return;
-#ifdef __CUDACC__
-  __trap();
-#else
-  emulator::trap(message, site);
-#endif
-}
-
 // ---- Arithmetic ---------------------------------------------------------------------------------
 
 // 2^x; 0 for -inf. float: ex2.approx, 2 ulp, subnormal results are 0. double: correct to 1 ulp.
@@ -420,7 +408,8 @@ template <typename T>
 using WordOf = typename Word<sizeof(T)>::Type;
 }  // namespace detail
 
-// Reads global memory that no thread of this launch writes (ld.global.nc).
+// Reads global memory that neither this launch nor an earlier one of the same call writes
+// (ld.global.nc).
 template <typename T>
 EL_DEVICE T load_global(const void* address, Site site = Site::here()) {
 #ifdef __CUDACC__
@@ -429,6 +418,17 @@ EL_DEVICE T load_global(const void* address, Site site = Site::here()) {
   detail::WordOf<T> word;
   emulator::load_global(&word, address, sizeof(T), site);
   return bit_cast<T>(word);
+#endif
+}
+
+// Reads global memory that an earlier launch of the same call wrote (ld.global): right even where
+// launches overlap, as a read-only load would not be.
+template <typename T>
+EL_DEVICE T load_written(const void* address, Site site = Site::here()) {
+#ifdef __CUDACC__
+  return bit_cast<T>(*static_cast<const detail::WordOf<T>*>(address));
+#else
+  return load_global<T>(address, site);
 #endif
 }
 
@@ -461,6 +461,15 @@ EL_DEVICE void store_global_relaxed(void* address, T value, Site site = Site::he
   }
 #else
   emulator::store_global_relaxed(address, &value, sizeof(T), site);
+#endif
+}
+
+// Writes 8 bytes of the host's memory, at once; whoever writes last stays.
+EL_DEVICE void store_host(uint64_t* address, uint64_t value) {
+#ifdef __CUDACC__
+  asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+#else
+  __atomic_store_n(address, value, __ATOMIC_RELAXED);
 #endif
 }
 
@@ -520,10 +529,13 @@ class SharedArena {
   EL_HOST_DEVICE T* take(size_t count, const char* name) {
     const size_t offset = bytes_, size = count * sizeof(T);
     bytes_ += (size + 127) / 128 * 128;
-    if (memory_ == nullptr) return nullptr;
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
+    // Never null: a test would hide from the compiler that this is shared memory.
     return reinterpret_cast<T*>(memory_ + offset);
+#elif defined(__CUDACC__)
+    return nullptr;  // the host only sizes
 #else
+    if (memory_ == nullptr) return nullptr;
     return static_cast<T*>(emulator::shared_array(offset, size, name));
 #endif
   }

@@ -41,19 +41,20 @@ repair(const EL_GRID_CONSTANT AttendParams params) {
 
   bool poisoned = false;
   for (int column = thread_id(); column < value_width; column += kRepairThreads) {
-    const A x = convert<A>(load_global<T>(context + column));
+    const A x = convert<A>(load_written<T>(context + column));
     poisoned |= x != x;
   }
   if (!sync_threads_or(poisoned)) return;
 
   SharedArena arena = SharedArena::of_block();
   const RepairStorage<T> storage(arena);
-  storage.keys.locate(rows, work);
-  storage.values.locate(rows, work);
-  const T* query = static_cast<const T*>(params.query) + position * width;
+  const bool located = storage.keys.locate(rows, work, params.report);
+  storage.values.locate(rows, work, params.report);
+  if (sync_threads_or(!located)) return;  // a column that is not there: the context stays NaN
+  const T* query = work.begin_of<T>(0, params.query);
   const bool* visible =
       rows.visible + work.group * rows.visible_group + work.beam_of(0) * rows.visible_beam;
-  const A lse = finite_or_zero(load_global<A>(static_cast<const A*>(params.lse) + position));
+  const A lse = finite_or_zero(load_written<A>(static_cast<const A*>(params.lse) + position));
   const A* biases = work.biases_of<A>(0, rows);
   A sums[kRepairColumns] = {};
   for (int first = 0; first < count; first += kRepairThreads) {

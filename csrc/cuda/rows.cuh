@@ -21,6 +21,13 @@ struct alignas(16) Work {
     return kv_head * sharing + (first_query + query) % sharing;
   }
 
+  // Where a query begins.
+  template <typename T>
+  EL_DEVICE const T* begin_of(int query, const Query& queries) const {
+    return static_cast<const T*>(queries.data) + group * queries.group +
+           beam_of(query) * queries.beam + head_of(query) * queries.head;
+  }
+
   // Position of a query in [G, B, H].
   EL_DEVICE int64_t position_of(int query, const Sizes& sizes) const {
     return (group * sizes.beam + beam_of(query)) * sizes.heads + head_of(query);
@@ -82,6 +89,12 @@ EL_DEVICE Work work_of_block(const Sizes& sizes, int rows_per_block, int queries
   return work;
 }
 
+// Tells the host about a value that an argument must not have.
+EL_DEVICE void report_value(const Report& report, int64_t value) {
+  const uint64_t mask = (uint64_t{1} << kArgumentShift) - 1;
+  store_host(report.word, uint64_t(report.argument) << kArgumentShift | (uint64_t(value) & mask));
+}
+
 enum class Role { kKey, kValue };
 
 // One sentence's column of every segment, as keys or as values.
@@ -89,16 +102,22 @@ template <typename T, Role kRole>
 struct Column {
   const T** begins;  // shared memory, [kMaxSegments]
 
-  // Fills `begins`; a barrier must follow.
-  EL_DEVICE void locate(const Rows& rows, const Work& work) const {
+  // Fills `begins`; a barrier must follow. Reports a column that is not there, and returns whether
+  // those that this thread has looked at are.
+  EL_DEVICE bool locate(const Rows& rows, const Work& work, const Report& report) const {
+    bool there = true;
     for (int i = thread_id(); i < rows.segment_count; i += block_size()) {
       const Segment& segment = rows.segments[i];
       const auto column = load_global<int64_t>(segment.columns + work.group);
-      require(column >= 0 && column < segment.column_count, "columns: expected [0, C)");
+      if (column < 0 || column >= segment.column_count) {
+        report_value(report, column);
+        there = false;
+      }
       store_shared(begins + i,
                    static_cast<const T*>(kRole == Role::kKey ? segment.keys : segment.values) +
                        column * strides(segment).column + work.kv_head * strides(segment).head);
     }
+    return there;
   }
 
   // The key or value of a row of the sentence.
@@ -157,8 +176,9 @@ struct Seen {
     return tile;
   }
 
-  // Fills the words. All threads of the block take part; ends with a barrier.
-  EL_DEVICE void fill(const Rows& rows, const Work& work) const {
+  // Fills the words. All threads of the block take part; ends with a barrier. `located` tells
+  // whether a thread's columns are there: returns whether all are, else nothing is seen.
+  EL_DEVICE bool fill(const Rows& rows, const Work& work, bool located) const {
     const int first_beam = work.beam_of(0);
 #pragma unroll 4
     for (int i = warp_id(); i < lines * stride; i += block_size() / kWarpSize) {
@@ -171,14 +191,15 @@ struct Seen {
       const uint32_t word = warp_ballot(sees);
       if (lane_id() == 0) store_shared(words + stride + i, word);
     }
-    sync_threads();
+    const bool lost = sync_threads_or(!located);
     for (int i = thread_id(); i < stride; i += block_size()) {
       uint32_t any = 0;
       for (int line = 1; line <= lines; ++line)
         any |= load_shared<uint32_t>(words + line * stride + i);
-      store_shared(words + i, any);
+      store_shared(words + i, lost ? 0 : any);
     }
     sync_threads();
+    return !lost;
   }
 
  private:

@@ -34,14 +34,13 @@ struct Scores {
   }
 
   // Copies the queries of `work` to shared memory, zeros beyond the width; a barrier must follow.
-  EL_DEVICE static void load_queries(A* queries, const T* query, const Sizes& sizes,
-                                     const Work& work) {
-    const int width = static_cast<int>(sizes.width), stride = query_stride(width);
+  EL_DEVICE static void load_queries(A* queries, const Query& query, int width, const Work& work) {
+    const int stride = query_stride(width);
     for (int i = thread_id(); i < work.queries * stride; i += kThreads) {
       const int q = i / stride, column = i % stride;
       A x = 0;
       if (column < width) {
-        x = convert<A>(load_global<T>(query + work.position_of(q, sizes) * width + column));
+        x = convert<A>(load_global<T>(work.begin_of<T>(q, query) + column));
       }
       store_shared(queries + q * stride + column, x);
     }

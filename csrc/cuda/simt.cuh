@@ -61,10 +61,11 @@ class Simt {
 
   EL_DEVICE void run(const Work& work) {
     if (thread_id() == 0) work.put(storage_.work);
-    storage_.keys.locate(params_.rows, work);
-    storage_.values.locate(params_.rows, work);
-    S::load_queries(storage_.queries, static_cast<const T*>(params_.query), params_.sizes, work);
-    storage_.seen.fill(params_.rows, work);
+    const bool located = storage_.keys.locate(params_.rows, work, params_.report);
+    storage_.values.locate(params_.rows, work, params_.report);
+    S::load_queries(storage_.queries, params_.query, static_cast<int>(params_.sizes.width), work);
+    // Where a column is not there, contexts and lse become NaN.
+    if (!storage_.seen.fill(params_.rows, work, located)) softmax_.total = A(NAN);
     queries_ = work.queries;
     line_ = storage_.seen.line_of(S::query(), params_.rows, work);
     attend(work.rows);

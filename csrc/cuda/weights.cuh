@@ -32,9 +32,11 @@ weights(const EL_GRID_CONSTANT WeightsParams params, const int queries_per_block
   const Work work = work_of_block(params.sizes, S::kTile, queries_per_block);
   SharedArena arena = SharedArena::of_block();
   const WeightsStorage<T, kVector> storage(arena, params.sizes, params.rows, queries_per_block);
-  storage.keys.locate(params.rows, work);
-  S::load_queries(storage.queries, static_cast<const T*>(params.query), params.sizes, work);
-  storage.seen.fill(params.rows, work);
+  const bool located = storage.keys.locate(params.rows, work, params.report);
+  S::load_queries(storage.queries, params.query, static_cast<int>(params.sizes.width), work);
+  // Where a column is not there, no row is seen and all weights are NaN.
+  const bool valid = storage.seen.fill(params.rows, work, located);
+  const A unseen = valid ? A(0) : A(NAN);
 
   const T* keys[S::kRowsPerLane];
 #pragma unroll
@@ -55,10 +57,10 @@ weights(const EL_GRID_CONSTANT WeightsParams params, const int queries_per_block
 #pragma unroll
   for (int i = 0; i < S::kRowsPerLane; ++i) {
     if (S::row(i) >= work.rows) continue;
-    const bool sees = storage.seen.by_line(line, S::row(i)) & 1;
+    const bool sees = valid && storage.seen.by_line(line, S::row(i)) & 1;
     if (sees && biases != nullptr) score[i] += load_global<A>(biases + S::row(i));
     A* weight = static_cast<A*>(params.weights) + position * params.sizes.rows + work.first_row;
-    store_global(weight + S::row(i), sees ? fast_exp2((score[i] - lse) * A(kLog2E)) : A(0));
+    store_global(weight + S::row(i), sees ? fast_exp2((score[i] - lse) * A(kLog2E)) : unseen);
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -54,6 +55,8 @@ def unsupported(
         return f"the compiled ones were built without {key}"
     if device == "cpu" and not _instruction_set():
         return "the compiled ones need AVX2, which torch does not find here"
+    if device == "cuda" and (reason := _reason_against_gpu(states.device.index)):
+        return f"the compiled ones cannot run on {states.device}: {reason}"
     if states.dtype not in DTYPES:
         return f"the compiled ones do not take {states.dtype}"
     if dropout_mask is not None:
@@ -78,6 +81,20 @@ def _needs_derivative(*tensors: Tensor) -> bool:
 @cache
 def _built_for(key: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key))
+
+
+@cache
+def _reason_against_gpu(index: int) -> str:
+    """Why no kernel can run on a GPU, such as one without machine code; empty where they can."""
+    module = importlib.import_module("el_attention._C")
+    reason: str = module.reason_against_gpu(index)
+    if reason:
+        built = " ".join(f"sm_{arch}" for arch in module.build_information()["gpu_architectures"])
+        logging.getLogger(__name__).warning(
+            f"cuda:{index}: the slower pure-PyTorch operators are used, because the compiled ones, "
+            f"built for {built}, cannot run there: {reason}"
+        )
+    return reason
 
 
 @cache

@@ -95,6 +95,8 @@ def test_tensors_may_have_strides(size) -> None:
     )
     assert not strided.query.is_contiguous() and not strided.columns[0].is_contiguous()
     assert_exact(strided)
+    by_head = call.query.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    assert_exact(dataclasses.replace(call, query=by_head))
     lse = call.attend()[1]
     assert torch.equal(call.weights(spread(lse)), call.weights(lse))
     transposed = call.visible.transpose(0, 1).contiguous().transpose(0, 1)
@@ -154,3 +156,30 @@ def test_wrong_arguments_are_refused_before_a_launch() -> None:
     call = random_call(expanded(2, 3, 4, 8, 5), torch.float32)
     with pytest.raises(RuntimeError, match=r"columns\[0\]: expected dtype Long, got Int"):
         dataclasses.replace(call, columns=[call.columns[0].int()]).attend()
+
+
+@pytest.mark.parametrize("column", [-1, 5])
+def test_the_next_call_raises_what_a_kernel_has_reported(column) -> None:
+    call = random_call(expanded(2, 3, 4, 8, 5), torch.float32)
+    wrong = dataclasses.replace(call, columns=[torch.tensor([0, column])])
+    lse = call.attend()[1]
+    logits = torch.zeros(2, 9)
+    for name, run in {
+        "attend: columns": wrong.attend,
+        "weights: columns": lambda: wrong.weights(lse),
+        "block_ngrams_: tokens": lambda: torch.ops.el_attention.block_ngrams_(
+            logits, torch.tensor([[0, 4, column + 9, 4], [0, 4, -1, 4]]), 2, 4, None
+        ),
+    }.items():
+        for following in (call.attend, lambda: torch.ops.el_attention.log_sum_exp(logits)):
+            run()  # does not wait for the device: no error yet
+            with pytest.raises(RuntimeError, match=rf"{name}: expected \[0, .*, got -?[15]"):
+                following()
+            following()  # once
+
+
+def test_wrong_values_keep_their_sign() -> None:
+    call = random_call(expanded(2, 3, 4, 8, 5), torch.float32)
+    dataclasses.replace(call, columns=[torch.tensor([-(2**40), 0])]).attend()
+    with pytest.raises(RuntimeError, match=r"got -1099511627776\. It was in an earlier call"):
+        call.attend()

@@ -12,18 +12,24 @@ from torch import Tensor
 
 from el_attention.ops import reference
 from emulated import Emulation, accumulator, plan_of
-from emulator_build import KernelError, Result, require
+from emulator_build import Result, require
 from oracle import DTYPES, Call, Size, exact, expanded, projected, random_call
 
 SCHEDULES = ["ascending", "descending", "round-robin", "random:1", "random:2"]
 HALVES = (torch.float16, torch.bfloat16)
 A100 = Emulation("a100")
 T4 = Emulation("t4")
+ATTEND_COLUMNS, WEIGHTS_COLUMNS, NGRAM_TOKENS = 1, 2, 3  # csrc/cuda/report.h
 
 
 @pytest.fixture(autouse=True)
 def _needs_a_compiler() -> None:
     require()
+
+
+def reported(argument: int, value: int) -> int:
+    """The word in which a kernel reports a value of an argument."""
+    return argument << 56 | value & (1 << 56) - 1
 
 
 # ---- What is right -------------------------------------------------------------------------------
@@ -454,11 +460,45 @@ def test_a_repair_in_chunks_of_rows_gives_the_same_bits_in_any_schedule(schedule
 
 
 @both
-def test_a_column_out_of_range_is_an_error(kernel, dtype, size) -> None:
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("column", [-1, 1 << 40, None], ids=["-1", "2^40", "C"])
+def test_a_column_out_of_range_is_reported_and_makes_its_sentence_nan(
+    kernel, dtype, size, column, splits
+) -> None:
+    clean = random_call(size, dtype)
+    columns = [each.clone() for each in clean.columns]
+    columns[1][2] = wrong = clean.keys[1].size(1) if column is None else column
+    call = dataclasses.replace(clean, columns=columns)
+    result, expected = (A100.attend(each, kernel, splits=splits) for each in (call, clean))
+    assert expected["report"].item() == 0
+    assert result["report"].item() == reported(ATTEND_COLUMNS, wrong)
+    others = [group for group in range(call.query.size(0)) if group != 2]
+    for name in ("context", "lse"):
+        assert result[name][2].isnan().all()
+        assert torch.equal(result[name][others], expected[name][others])
+
+
+@both
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_query_may_have_strides(kernel, dtype, size, splits) -> None:
     call = random_call(size, dtype)
-    call.columns[1][2] = call.keys[1].size(1)
-    with pytest.raises(KernelError, match="columns: expected"):
-        A100.attend(call, kernel)
+    by_head = call.query.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    assert not by_head.is_contiguous()
+    strided = A100.attend(dataclasses.replace(call, query=by_head), kernel, splits=splits)
+    whole = A100.attend(call, kernel, splits=splits)
+    assert torch.equal(strided["context"], whole["context"])
+    assert torch.equal(strided["lse"], whole["lse"])
+
+
+def test_a_query_at_an_odd_element_is_not_for_tensor_cores() -> None:
+    call = random_call(expanded(2, 2, 3, 64, 20), torch.float16)
+    odd = torch.empty(call.query.numel() + 1, dtype=torch.float16)[1:].view(call.query.shape)
+    call = dataclasses.replace(call, query=odd.copy_(call.query))
+    with pytest.raises(RuntimeError, match="it takes a query aligned to 4 bytes"):
+        A100.attend(call, "expanded_query")
+    result = A100.attend(call)
+    assert not plan_of(result).tensor_cores
+    assert_right(call, result)
 
 
 @both
@@ -571,7 +611,20 @@ def test_block_ngrams_equals_the_reference(size, dtype) -> None:
         assert torch.equal(A100.block_ngrams(lprobs, tokens, size, length, forced), expected)
 
 
-def test_a_token_outside_the_vocabulary_is_an_error() -> None:
-    tokens = torch.tensor([[0, 4, 9, 4]])
-    with pytest.raises(KernelError, match="tokens: expected"):
-        A100.block_ngrams(torch.zeros(1, 9), tokens, 2, 4, None)
+@pytest.mark.parametrize("token", [-3, 9])
+def test_a_token_outside_the_vocabulary_is_reported(token) -> None:
+    tokens = torch.tensor([[0, 4, token, 4], [0, 4, 5, 4]])
+    result = A100.block_ngrams_and_report(torch.zeros(2, 9), tokens, 2, 4, None)
+    assert result["report"].item() == reported(NGRAM_TOKENS, token)
+    assert result["lprobs"].isneginf().nonzero().tolist() == [[1, 5]]
+
+
+def test_weights_of_a_column_out_of_range_are_nan_and_reported() -> None:
+    call = random_call(expanded(3, 2, 3, 64, 70), torch.float32)
+    lse = A100.attend(call)["lse"]
+    expected = A100.weights(call, lse)
+    call.columns[0][1] = -7
+    result = A100.weights_and_report(call, lse)
+    assert result["report"].item() == reported(WEIGHTS_COLUMNS, -7)
+    assert result["weights"][1].isnan().all()
+    assert torch.equal(result["weights"][[0, 2]], expected[[0, 2]])

@@ -406,7 +406,6 @@ STOPPED = {
     "relaxed_other_value": r"of 'out', which this launch has written with another value",
     "more_shared_than_asked": r"'tile' ends at byte 260, but the launch asked for 256 bytes",
     "different_arrays": r"threads take different arrays of shared memory: 'tile' of 128 bytes at 0",
-    "broken_requirement": r"warp 1, lane 8, faults.cpp:\d+: the thread is below 40",
 }
 
 

@@ -93,10 +93,26 @@ MUTATIONS = [
     Mutation(
         what="the union of the beams is formed before their bits are there",
         file="cuda/rows.cuh",
-        old="    sync_threads();\n    for (int i = thread_id(); i < stride;",
-        new="    for (int i = thread_id(); i < stride;",
+        old="    const bool lost = sync_threads_or(!located);\n",
+        new="    const bool lost = !located;\n",
         driver="attend",
         tests=(KERNELS, "-k", "test_tensor_cores_equal_float64 and not every"),
+    ),
+    Mutation(
+        what="a block does not learn that one of its threads has found a wrong column",
+        file="cuda/repair.cuh",
+        old="  if (sync_threads_or(!located)) return;",
+        new="  if (!located) return;",
+        driver="attend",
+        tests=(KERNELS, "-k", "test_a_column_out_of_range_is_reported"),
+    ),
+    Mutation(
+        what="heads of a query are read where those of a contiguous one lie",
+        file="cuda/rows.cuh",
+        old="head_of(query) * queries.head;",
+        new="head_of(query) * queries.beam;",
+        driver="attend",
+        tests=(KERNELS, "-k", "test_a_query_may_have_strides"),
     ),
     Mutation(
         what="a beam sees what any beam sees",

@@ -49,34 +49,45 @@ class Emulation:
         )
 
     def attend(self, call: Call, kernel: str = "best", splits: int = 0) -> Result:
-        """Returns `context`, `lse`, the `plan` (see `plan_of`) and the counters."""
+        """Returns `context`, `lse`, `plan` (see `plan_of`), `report` and the counters."""
         arrays, parameters = _arguments(call)
         shape = call.query.shape
         outputs = {
             "context": (call.query.dtype, (*shape[:3], call.values[0].size(3))),
             "lse": (accumulator(call.query.dtype), shape[:3]),
             "plan": (torch.int32, (8,)),
+            "report": (torch.int64, (1,)),
         }
         return self.run("attend", arrays, outputs, kernel=kernel, splits=splits, **parameters)
 
     def weights(self, call: Call, lse: Tensor) -> Tensor:
         """Returns the weights [G, B, H, U]."""
+        return self.weights_and_report(call, lse)["weights"]
+
+    def weights_and_report(self, call: Call, lse: Tensor) -> Result:
+        """Returns `weights` [G, B, H, U] and `report`."""
         arrays, parameters = _arguments(call)
         shape = (*call.query.shape[:3], parameters["rows"])
-        outputs = {"weights": (lse.dtype, shape)}
-        return self.run("weights", arrays | {"lse": lse}, outputs, **parameters)["weights"]
+        outputs = {"weights": (lse.dtype, shape), "report": (torch.int64, (1,))}
+        return self.run("weights", arrays | {"lse": lse}, outputs, **parameters)
 
     def block_ngrams(
         self, lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
     ) -> Tensor:
         """Returns the log-probabilities after blocking."""
+        return self.block_ngrams_and_report(lprobs, tokens, size, length, forced)["lprobs"]
+
+    def block_ngrams_and_report(
+        self, lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
+    ) -> Result:
+        """Returns `lprobs` after blocking and `report`."""
         arrays = {"lprobs": lprobs, "tokens": tokens}
         if forced is not None:
             arrays["forced"] = forced
         return self.run(
             "block_ngrams",
             arrays,
-            {"lprobs": (lprobs.dtype, lprobs.shape)},
+            {"lprobs": (lprobs.dtype, lprobs.shape), "report": (torch.int64, (1,))},
             dtype=_name(lprobs.dtype),
             sequences=lprobs.size(0),
             vocabulary=lprobs.size(1),
@@ -84,7 +95,7 @@ class Emulation:
             tokens_row=tokens.size(1),
             size=size,
             length=length,
-        )["lprobs"]
+        )
 
     def log_sum_exp(self, logits: Tensor) -> Tensor:
         """Returns lse [N]."""
@@ -136,9 +147,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _storage(tensor: Tensor) -> Tensor:
+    """All that lies in a tensor's storage, one element after another."""
+    return torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+
+
 def _logits(logits: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays and parameters of tests/csrc/emulator/candidates.cpp. Strides and storage are kept."""
-    arrays = {"logits": torch.empty(0, dtype=logits.dtype).set_(logits.untyped_storage())}
+    arrays = {"logits": _storage(logits)}
     parameters = {
         "dtype": _name(logits.dtype),
         "rows": logits.size(0),
@@ -152,7 +168,7 @@ def _logits(logits: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Arrays and parameters of tests/csrc/emulator/attend.cpp. Strides and storage are kept."""
     groups, beam, heads, width = call.query.shape
-    arrays = {"query": call.query}
+    arrays = {"query": _storage(call.query)}
     parameters: dict[str, Any] = {
         "dtype": _name(call.query.dtype),
         "groups": groups,
@@ -163,6 +179,10 @@ def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "value_width": call.values[0].size(3),
         "rows": sum(keys.size(0) for keys in call.keys),
         "segments": len(call.keys),
+        "query_offset": call.query.storage_offset(),
+        "query_group": call.query.stride(0),
+        "query_beam": call.query.stride(1),
+        "query_head": call.query.stride(2),
     }
     for i, (keys, values, columns) in enumerate(
         zip(call.keys, call.values, call.columns, strict=True)
@@ -170,9 +190,7 @@ def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
         arrays[f"columns{i}"] = columns
         parameters |= {f"keys{i}_rows": keys.size(0), f"keys{i}_columns": keys.size(1)}
         for name, segment in [("keys", keys)] + ([] if values is keys else [("values", values)]):
-            arrays[f"{name}{i}"] = torch.empty(0, dtype=segment.dtype).set_(
-                segment.untyped_storage()
-            )
+            arrays[f"{name}{i}"] = _storage(segment)
             parameters |= {
                 f"{name}{i}_offset": segment.storage_offset(),
                 f"{name}{i}_row": segment.stride(0),
@@ -185,7 +203,7 @@ def _arguments(call: Call) -> tuple[dict[str, Tensor], dict[str, Any]]:
         parameters["visible_group"] = visible.stride(0)
         parameters["visible_beam"] = visible.stride(1) if visible.size(1) == beam > 1 else 0
     if call.bias is not None:
-        arrays["bias"] = torch.empty(0, dtype=call.bias.dtype).set_(call.bias.untyped_storage())
+        arrays["bias"] = _storage(call.bias)
         parameters["bias_offset"] = call.bias.storage_offset()
         parameters["bias_group"], parameters["bias_head"] = call.bias.stride()[:2]
     return arrays, parameters

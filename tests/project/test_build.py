@@ -157,18 +157,21 @@ def test_every_source_has_an_object_file_of_its_own(setup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "chosen"),
+    ("known", "chosen", "ptx"),
     [
-        ("75 80 86 87 88 89 90 100 103 110 120 121", "75 80 86 89 90 100 120"),  # CUDA 13.0
-        ("50 60 70 75 80 86 87 89 90", "70 75 80 86 89 90"),  # CUDA 12.4
+        # CUDA 13.0, 12.4, and one that knows nothing newer than 7.5.
+        ("75 80 86 87 88 89 90 100 103 110 120 121", "75 80 86 89 90 100 120", "80 90 120"),
+        ("50 60 70 75 80 86 87 89 90", "70 75 80 86 89 90", "80 90"),
+        ("50 60 70 75", "70 75", "75"),
     ],
 )
-def test_architectures_are_those_nvcc_knows(setup, toolkit, monkeypatch, known, chosen) -> None:
+def test_architectures_are_those_nvcc_knows(
+    setup, toolkit, monkeypatch, known, chosen, ptx
+) -> None:
     home = toolkit("13.0", known)
-    newest = chosen.split()[-1]
     assert setup.gpu_flags(home) == [
         *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in chosen.split()),
-        f"-gencode=arch=compute_{newest},code=compute_{newest}",
+        *(f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in ptx.split()),
     ]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
     assert setup.gpu_flags(home) == []

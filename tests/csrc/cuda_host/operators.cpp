@@ -18,6 +18,7 @@
 #include "../../../csrc/cuda/attend.cpp"
 #include "../../../csrc/cuda/candidates.cpp"
 #include "../../../csrc/cuda/ngrams.cpp"
+#include "../../../csrc/cuda/report.cpp"
 
 namespace el_attention::cuda {
 namespace {
@@ -83,6 +84,11 @@ void check_launch(Stream stream, int64_t size) {
   TORCH_CHECK(c10::cuda::CUDAGuard::current == 1, "no device guard");
 }
 
+void report_value(const Report& report, int64_t value) {
+  *report.word = uint64_t(report.argument) << kArgumentShift |
+                 (uint64_t(value) & ((uint64_t{1} << kArgumentShift) - 1));
+}
+
 // The bias of a row, or 0.
 double bias_of(const Rows& rows, Dtype dtype, int64_t group, int64_t head, int64_t row) {
   if (rows.bias == nullptr) return 0;
@@ -92,12 +98,12 @@ double bias_of(const Rows& rows, Dtype dtype, int64_t group, int64_t head, int64
 // Calls f(row, segment, its row in the segment, column of the sentence) for the rows that a beam
 // sees.
 template <typename F>
-void each_seen(const Rows& rows, int64_t group, int64_t beam, F f) {
+void each_seen(const Rows& rows, const Report& report, int64_t group, int64_t beam, F f) {
   int64_t row = 0;
   for (int64_t i = 0; i < rows.segment_count; ++i) {
     const Segment& segment = rows.segments[i];
     const int64_t column = segment.columns[group];
-    TORCH_CHECK(column >= 0 && column < segment.column_count, "column");
+    if (column < 0 || column >= segment.column_count) return report_value(report, column);
     for (int64_t r = 0; r < segment.rows; ++r, ++row) {
       if (!rows.visible ||
           rows.visible[group * rows.visible_group + beam * rows.visible_beam + row]) {
@@ -121,13 +127,23 @@ void each_query(const Sizes& sizes, F f) {
   }
 }
 
-double score_of(const Sizes& sizes, const Array& query, int64_t q, const Array& keys, int64_t key) {
+// The score of query `q`, as each_query counts them.
+double score_of(const Sizes& sizes, const Query& query, Dtype dtype, int64_t q, const Array& keys,
+                int64_t key) {
+  const Array elements(query.data, dtype);
+  const int64_t first = q / sizes.heads / sizes.beam * query.group +
+                        q / sizes.heads % sizes.beam * query.beam + q % sizes.heads * query.head;
   double score = 0;
-  for (int64_t w = 0; w < sizes.width; ++w) score += query[q * sizes.width + w] * keys[key + w];
+  for (int64_t w = 0; w < sizes.width; ++w) score += elements[first + w] * keys[key + w];
   return score;
 }
 
 }  // namespace
+
+uint64_t* report_word() {
+  static uint64_t word = 0;
+  return &word;
+}
 
 Device current_device() { return {80, 108, 163 * 1024, 164 * 1024}; }
 
@@ -142,17 +158,17 @@ void launch_attend(const AttendPlan&, const AttendParams& params, Dtype dtype, v
   check_launch(stream, params.sizes.rows);
   std::fill_n(static_cast<char*>(scratch), kScratch, char(-1));
   const Sizes& sizes = params.sizes;
-  const Array query(params.query, dtype), context(params.context, dtype);
+  const Array context(params.context, dtype);
   const Array lse(params.lse, wide(dtype));
   each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t kv_head, int64_t q) {
     double sum = 0;
     std::vector<double> mean(sizes.value_width, 0.0);
-    each_seen(params.rows, group, beam,
+    each_seen(params.rows, params.report, group, beam,
               [&](int64_t u, const Segment& segment, int64_t r, int64_t c) {
                 const Array keys(segment.keys, dtype), values(segment.values, dtype);
-                const double weight =
-                    std::exp(score_of(sizes, query, q, keys, position(segment.key, r, c, kv_head)) +
-                             bias_of(params.rows, dtype, group, head, u));
+                const double weight = std::exp(score_of(sizes, params.query, dtype, q, keys,
+                                                        position(segment.key, r, c, kv_head)) +
+                                               bias_of(params.rows, dtype, group, head, u));
                 sum += weight;
                 const int64_t value = position(segment.value, r, c, kv_head);
                 for (int64_t v = 0; v < sizes.value_width; ++v)
@@ -168,15 +184,16 @@ void launch_attend(const AttendPlan&, const AttendParams& params, Dtype dtype, v
 void launch_weights(const WeightsParams& params, Dtype dtype, const Device&, Stream stream) {
   check_launch(stream, params.sizes.rows);
   const Sizes& sizes = params.sizes;
-  const Array query(params.query, dtype), lse(params.lse, wide(dtype));
+  const Array lse(params.lse, wide(dtype));
   const Array weights(params.weights, wide(dtype));
   each_query(sizes, [&](int64_t group, int64_t beam, int64_t head, int64_t kv_head, int64_t q) {
     for (int64_t u = 0; u < sizes.rows; ++u) weights.set(q * sizes.rows + u, 0.0);
     each_seen(
-        params.rows, group, beam, [&](int64_t u, const Segment& segment, int64_t r, int64_t c) {
+        params.rows, params.report, group, beam,
+        [&](int64_t u, const Segment& segment, int64_t r, int64_t c) {
           const Array keys(segment.keys, dtype);
           const double score =
-              score_of(sizes, query, q, keys, position(segment.key, r, c, kv_head)) +
+              score_of(sizes, params.query, dtype, q, keys, position(segment.key, r, c, kv_head)) +
               bias_of(params.rows, dtype, group, head, u);
           weights.set(q * sizes.rows + u, std::exp(score - (std::isinf(lse[q]) ? 0 : lse[q])));
         });
@@ -194,7 +211,10 @@ void launch_block_ngrams(const NGramParams& params, Dtype dtype, Stream stream) 
          ++first) {
       if (!std::equal(last, tokens + params.length, first)) continue;
       const int64_t token = first[params.size - 1];
-      TORCH_CHECK(token >= 0 && token < params.vocabulary, "token");
+      if (token < 0 || token >= params.vocabulary) {
+        report_value(params.report, token);
+        continue;
+      }
       lprobs.set(n * params.lprobs_row + token, -std::numeric_limits<double>::infinity());
     }
   }

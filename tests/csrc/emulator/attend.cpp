@@ -4,6 +4,7 @@
 // splits, 0 for the launcher's choice; the plan goes to the output `plan`.
 #include "../../../csrc/cuda/device.cu"
 #include "../../../csrc/cuda/launch.cu"
+#include "../../../csrc/cuda/report.cpp"
 #include "driver.h"
 
 using namespace el_attention;
@@ -26,6 +27,18 @@ Strides strides_of(const Driver& driver, const std::string& name) {
 
 const void* array_of(Driver& driver, const std::string& name, Dtype dtype) {
   return driver.input<char>(name) + driver.integer(name + "_offset") * bytes_of(dtype);
+}
+
+Query query_of(Driver& driver, Dtype dtype) {
+  return {array_of(driver, "query", dtype), driver.integer("query_group"),
+          driver.integer("query_beam"), driver.integer("query_head")};
+}
+
+// What is reported goes to the output `report`.
+Report report_of(Driver& driver, Argument argument) {
+  auto* const word = driver.output<uint64_t>("report", 1);
+  *word = 0;
+  return {word, argument};
 }
 
 Rows rows_of(Driver& driver, Dtype dtype, bool with_values) {
@@ -65,7 +78,8 @@ void attend(Driver& driver) {
   AttendParams params{};
   params.sizes = sizes;
   params.rows = rows_of(driver, dtype, true);
-  params.query = driver.input<char>("query");
+  params.query = query_of(driver, dtype);
+  params.report = report_of(driver, Argument::kAttendColumns);
   params.context = driver.output<char>("context", queries * sizes.value_width * bytes_of(dtype));
   params.lse = driver.output<char>("lse", queries * wide);
 
@@ -100,7 +114,8 @@ void weights(Driver& driver) {
   WeightsParams params{};
   params.sizes = sizes_of(driver);
   params.rows = rows_of(driver, dtype, false);
-  params.query = driver.input<char>("query");
+  params.query = query_of(driver, dtype);
+  params.report = report_of(driver, Argument::kWeightsColumns);
   params.lse = driver.input<char>("lse");
   const Sizes& sizes = params.sizes;
   params.weights =
@@ -120,6 +135,7 @@ void block_ngrams(Driver& driver) {
   params.sequences = driver.integer("sequences");
   params.size = driver.integer("size");
   params.length = driver.integer("length");
+  params.report = report_of(driver, Argument::kNGramTokens);
   launch_block_ngrams(params, driver.dtype(), nullptr);
 }
 

@@ -212,10 +212,6 @@ EL_KERNEL(64, 1) different_arrays(const EL_GRID_CONSTANT Arrays) {
   arena.take<float>(32 + thread_id() % 2, "tile");
 }
 
-EL_KERNEL(64, 1) broken_requirement(const EL_GRID_CONSTANT Arrays) {
-  require(thread_id() < 40, "the thread is below 40");
-}
-
 EL_KERNEL(64, 1) bfloat16_on_sm_75(const EL_GRID_CONSTANT Arrays) {
   float sum[4] = {};
   const uint32_t a[4] = {};
@@ -285,7 +281,6 @@ const std::map<std::string, Kernel> kernels = {
     {"relaxed_other_value", relaxed_other_value},
     {"more_shared_than_asked", more_shared_than_asked},
     {"different_arrays", different_arrays},
-    {"broken_requirement", broken_requirement},
     {"bfloat16_on_sm_75", bfloat16_on_sm_75},
     {"unseen_global_read", unseen_global_read},
     {"unseen_shared_write", unseen_shared_write},
