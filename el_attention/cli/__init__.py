@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import el_attention
-from el_attention.cli import convert_checkpoint, doctor, generate, plan
+from el_attention.cli import convert_checkpoint, doctor, generate, gpu, plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,9 +19,14 @@ def parser() -> argparse.ArgumentParser:
         "--version", action="version", version=f"el-attention {el_attention.__version__}"
     )
     commands = command_line.add_subparsers(dest="command")
-    commands.add_parser(
+    diagnosing = commands.add_parser(
         "doctor",
         help="(default) report versions, fairseq, plugin, CUDA and what stands in the way",
+    )
+    diagnosing.add_argument(
+        "--gpu",
+        action="store_true",
+        help="try every compiled operator on every GPU, and print what came of it",
     )
     commands.add_parser(
         "user-dir",
@@ -58,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; ``sys.argv[1:]`` if None.
 
     Returns:
-        The exit status: 1 if the doctor finds that the plugin cannot be used or a corpus cannot be
-        generated for, 130 after an interrupt, else 0.
+        The exit status: 1 if the doctor finds that the plugin cannot be used, or an operator wrong
+        on a GPU, or a corpus cannot be generated for, 130 after an interrupt, else 0.
 
     Raises:
         SystemExit: for ``--help`` and ``--version`` (status 0) and wrong arguments (status 2).
@@ -84,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"el-attention {options.command}: {error}", file=sys.stderr)
             return 1
         return 0
+    if options.command == "doctor" and options.gpu:
+        text, right = gpu.report(gpu.gpus())
+        print(text)
+        return 0 if right else 1
     findings = doctor.collect()
     print(doctor.render(findings))
     return 0 if doctor.is_usable(findings) else 1

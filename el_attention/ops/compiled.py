@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from el_attention.ops import extension
+from el_attention.ops import extension, trust
 from el_attention.ops.reference import Attended, Rows, check_devices
 
 if extension.unsupported is None:
@@ -23,6 +22,7 @@ if extension.unsupported is None:
 MAX_SEGMENTS = 16
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+TRIED = ("cuda",)  # devices whose operators are tried first, `el_attention.ops.trust`
 FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals it
 NARROW_ROWS = 8  # kFewRows in csrc/cpu/linear.h: for more, widening takes longer
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -33,6 +33,7 @@ def unsupported(
     rows: Sequence[Rows] = (),
     dropout_mask: Tensor | None = None,
     others: Sequence[Tensor] = (),
+    operators: Sequence[str] = ("attend",),
 ) -> str | None:
     """Tells whether the compiled operators can take the arguments of one of them.
 
@@ -41,6 +42,7 @@ def unsupported(
         rows: segments of the row axis.
         dropout_mask: factors on the weights.
         others: the other tensors of which there might be a derivative.
+        operators: names of those that are to be called, which a GPU must have shown to be right.
 
     Returns:
         Why not, or None if they can.
@@ -55,10 +57,10 @@ def unsupported(
         return f"the compiled ones were built without {key}"
     if device == "cpu" and not _instruction_set():
         return "the compiled ones need AVX2, which torch does not find here"
-    if device == "cuda" and (reason := _reason_against_gpu(states.device.index)):
-        return f"the compiled ones cannot run on {states.device}: {reason}"
     if states.dtype not in DTYPES:
         return f"the compiled ones do not take {states.dtype}"
+    if device in TRIED and (reason := _distrust(operators, states.device, states.dtype)):
+        return f"the compiled ones are {reason}"
     if dropout_mask is not None:
         return "the compiled ones do not drop weights"
     if len(rows) > MAX_SEGMENTS:
@@ -83,18 +85,9 @@ def _built_for(key: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key))
 
 
-@cache
-def _reason_against_gpu(index: int) -> str:
-    """Why no kernel can run on a GPU, such as one without machine code; empty where they can."""
-    module = importlib.import_module("el_attention._C")
-    reason: str = module.reason_against_gpu(index)
-    if reason:
-        built = " ".join(f"sm_{arch}" for arch in module.build_information()["gpu_architectures"])
-        logging.getLogger(__name__).warning(
-            f"cuda:{index}: the slower pure-PyTorch operators are used, because the compiled ones, "
-            f"built for {built}, cannot run there: {reason}"
-        )
-    return reason
+@torch.compiler.assume_constant_result
+def _distrust(operators: Sequence[str], device: torch.device, dtype: torch.dtype) -> str | None:
+    return trust.GPUS.unsupported(operators, device, dtype)
 
 
 @cache

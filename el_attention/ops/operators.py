@@ -39,7 +39,8 @@ def attend(
         RuntimeError: if they do not (the compiled operators).
     """
     others = () if bias is None else (bias,)
-    if compiled.unsupported(query, rows, dropout_mask, others) is None:
+    called = ("attend", "weights") if need_weights else ("attend",)
+    if compiled.unsupported(query, rows, dropout_mask, others, called) is None:
         return compiled.attend(
             query, rows, visible, bias=bias, sinks=sinks, need_weights=need_weights
         )
@@ -85,7 +86,7 @@ def block_ngrams_(
     lprobs: Tensor, tokens: Tensor, size: int, length: int, forced: Tensor | None
 ) -> None:
     """Forbids, in place, tokens that would repeat an n-gram; see `reference.block_ngrams_`."""
-    if compiled.unsupported(lprobs) is None:
+    if compiled.unsupported(lprobs, operators=("block_ngrams_",)) is None:
         torch.ops.el_attention.block_ngrams_(lprobs, tokens, size, length, forced)
     else:
         reference.block_ngrams_(lprobs, tokens, size, length, forced)
@@ -98,7 +99,7 @@ def log_sum_exp(logits: Tensor) -> Tensor:
         RuntimeError: if `logits` is not [N, vocabulary] with a contiguous last dimension (the
             compiled operator).
     """
-    if compiled.unsupported(logits) is None:
+    if compiled.unsupported(logits, operators=("log_sum_exp",)) is None:
         return torch.ops.el_attention.log_sum_exp(logits)
     return reference.log_sum_exp(logits)
 
@@ -112,7 +113,7 @@ def top_candidates(
         ValueError: if the arguments do not fit together (the reference).
         RuntimeError: if they do not (the compiled operator).
     """
-    reason = compiled.unsupported(logits, others=(lse, scores))
+    reason = compiled.unsupported(logits, others=(lse, scores), operators=("top_candidates",))
     if reason is None and k <= compiled.MAX_CANDIDATES:
         return torch.ops.el_attention.top_candidates(logits, lse, scores, beam, k)
     return reference.top_candidates(logits, lse, scores, beam, k)

@@ -11,9 +11,9 @@ import torch
 
 import el_attention
 from el_attention import cli
-from el_attention.cli import doctor
+from el_attention.cli import doctor, gpu, main
 from el_attention.cli.doctor import Finding, Level
-from el_attention.ops import extension
+from el_attention.ops import check, extension
 
 
 def run_module(*arguments, cwd, first_on_path=()):
@@ -269,3 +269,38 @@ def test_version_and_wrong_arguments(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["no-such-command"])
     assert "invalid choice: 'no-such-command'" in capsys.readouterr().err
+
+
+def test_doctor_tries_every_operator_on_a_device(monkeypatch, capsys):
+    monkeypatch.setattr(check, "MANY", check.FIRST)
+    monkeypatch.setattr(gpu, "gpus", lambda: [torch.device("cpu")])
+    if extension.unsupported is not None:
+        pytest.skip(f"the compiled operators are {extension.unsupported}")
+    assert main(["doctor", "--gpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("| cpu |")]
+    assert len(rows) == 4 * len(check.OPERATORS)
+    assert all(row.endswith("| right |") for row in rows)
+    assert lines[-1] == "verdict: all operators are right"
+
+
+def test_doctor_names_what_is_wrong_on_a_device(monkeypatch, capsys):
+    def run(operator, device, dtype, effort):
+        fault = "two | lines\nof it" if operator == "weights" else None
+        return check.Outcome(operator, dtype, 1, 0.1, fault)
+
+    monkeypatch.setattr(check, "run", run)
+    monkeypatch.setattr(extension, "unsupported", None)
+    monkeypatch.setattr(gpu, "gpus", lambda: [torch.device("cpu")])
+    assert main(["doctor", "--gpu"]) == 1
+    out = capsys.readouterr().out
+    assert "| cpu | weights | float16 | 1 |  | WRONG: two / lines of it |" in out
+    assert "| cpu | attend | float16 | 1 | 10.0% | right |" in out
+    assert out.splitlines()[-1] == "verdict: 4 are WRONG: please report this"
+
+
+def test_doctor_says_why_no_gpu_was_tried(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(extension, "unsupported", None)
+    assert main(["doctor", "--gpu"]) == 1
+    assert "nothing was tried, because there is no GPU that torch" in capsys.readouterr().out

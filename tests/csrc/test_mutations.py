@@ -115,6 +115,22 @@ MUTATIONS = [
         tests=(KERNELS, "-k", "test_a_query_may_have_strides"),
     ),
     Mutation(
+        what="the check at first use lets a lost range of rows pass",
+        file="cuda/combine.cuh",
+        old="  for (int i = 0; i < split.count; ++i) softmax.raise(",
+        new="  for (int i = 0; i < 1; ++i) softmax.raise(",
+        driver="attend",
+        tests=("tests/ops/test_trust.py", "-k", "test_emulated_kernels_pass and attend"),
+    ),
+    Mutation(
+        what="the check at first use lets a query of strides pass that is read as contiguous",
+        file="cuda/rows.cuh",
+        old="beam_of(query) * queries.beam",
+        new="beam_of(query) * queries.head",
+        driver="attend",
+        tests=("tests/ops/test_trust.py", "-k", "test_emulated_kernels_pass and attend"),
+    ),
+    Mutation(
         what="a beam sees what any beam sees",
         file="cuda/expanded_query.cuh",
         old="storage_.seen.by_line(line, tile * kTile)",

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -515,30 +514,6 @@ def test_reasons_against_the_compiled_operators(monkeypatch) -> None:
         assert compiled.unsupported(call.query, call.rows) is None
         monkeypatch.setattr(extension, "unsupported", "not built: nobody did")
         assert compiled.unsupported(call.query) == "the compiled ones are not built: nobody did"
-
-
-def test_a_gpu_that_kernels_were_not_built_for_takes_the_reference_and_one_line_says_why(
-    monkeypatch, caplog
-) -> None:
-    reasons = {0: "", 7: "no kernel image is available for execution on the device"}
-    module = SimpleNamespace(
-        reason_against_gpu=reasons.__getitem__,
-        build_information=lambda: {"gpu_architectures": [80, 90]},
-    )
-    monkeypatch.setitem(sys.modules, "el_attention._C", module)
-    monkeypatch.setattr(compiled, "_built_for", lambda key: True)
-    monkeypatch.setattr(compiled, "_reason_against_gpu", compiled._reason_against_gpu.__wrapped__)
-    query: Any = SimpleNamespace(
-        device=torch.device("cuda:0"), dtype=torch.float16, requires_grad=False
-    )
-    monkeypatch.setattr(compiled, "_needs_derivative", lambda *tensors: False)
-    assert compiled.unsupported(query) is None
-    query.device = torch.device("cuda:7")
-    assert compiled.unsupported(query) == (
-        "the compiled ones cannot run on cuda:7: no kernel image is available for execution on "
-        "the device"
-    )
-    assert "built for sm_80 sm_90" in caplog.text and "pure-PyTorch" in caplog.text
 
 
 def test_the_extension_of_a_cpu_says_that_it_has_no_kernels() -> None:
