@@ -10,7 +10,7 @@ TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/research/tables/all.sh
 KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/tools/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test-quick test test-all test-kernels check-build lint docs demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
+.PHONY: help env test-quick test test-all test-kernels check-build gpu-dry-run lint docs demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -35,6 +35,9 @@ test-kernels: env ## the kernels in every size, under sanitizers, by instruction
 check-build: env ## the wheel in an environment of its own; the machine code of the CUDA kernels
 	scripts/tools/check_wheel.sh
 	$(BIN)/python scripts/tools/check_ptx.py --check
+
+gpu-dry-run: env ## the acceptance on a GPU, all but its launches, for CI
+	OMP_NUM_THREADS=1 PYTHON=$(BIN)/python scripts/gpu/accept.sh build/gpu-dry-run --dry-run
 
 lint: env ## ruff, mypy, clang-format; the workflow, the issue forms and the citation
 	$(BIN)/ruff check .

@@ -1,16 +1,20 @@
-"""Acceptance on a GPU, `pytest -m gpu`: the CUDA operators against float64, and generation."""
+"""Acceptance on a GPU, `pytest -m gpu`: the CUDA operators against float64, and a whole decode.
+
+Needs torch and pytest, and no framework.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Any
 
 import pytest
 import torch
 
-from el_attention.ops import extension, reference
+from el_attention.ops import check, extension, reference
+from half_decode import HALVES, STEPS, AttendCalls, assert_as_good_as_pytorch, decoded
 from oracle import DTYPES, Size, assert_exact, expanded, projected, random_call, random_logits
-from tiny import FAMILIES, PLANS, assert_same, batch, build, dictionary, generate_both
 
 DEVICE = "cuda"
 
@@ -149,14 +153,29 @@ def test_operators_refuse_tensors_of_another_device() -> None:
         )
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.usefixtures("exact_softmax")
-def test_generation_gives_the_hypotheses_of_stock_fairseq(family, plan) -> None:
-    symbols = dictionary()
-    sample = batch(symbols, [9, 4, 7], left_pad=family != "lm")
-    sample["net_input"] = {name: x.to(DEVICE) for name, x in sample["net_input"].items()}
-    model = build(family, symbols).double().to(DEVICE)
-    options = {"beam": 4, "max_len_b": 20}
-    stock, ours = generate_both([model], symbols, sample, plan, options)
-    assert_same(stock, ours, tolerance=1e-9)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_decode_on_tensor_cores_is_as_good_as_pytorchs(dtype) -> None:
+    with AttendCalls() as watched:
+        found = decoded(dtype, DEVICE)
+    assert watched.calls == [(dtype, 1, True)] * (2 * 2 * STEPS)
+    assert_as_good_as_pytorch(found, dtype)
+
+
+@pytest.mark.parametrize("operator", check.OPERATORS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_check_at_first_use_passes(operator, dtype) -> None:
+    for effort in (check.FIRST, check.MANY):
+        assert check.run(operator, torch.device(DEVICE, 0), dtype, effort).fault is None
+
+
+@pytest.mark.parametrize("column", [-1, 1 << 20])
+def test_a_column_out_of_range_is_raised_by_the_next_call_and_the_device_goes_on(column) -> None:
+    call = random_call(expanded(3, 4, 8, 64, 100), torch.float16, DEVICE)
+    context = call.attend()[0]
+    wrong = call.columns[0].clone()
+    wrong[1] = column
+    found = dataclasses.replace(call, columns=[wrong]).attend()[0]
+    assert found[1].isnan().all() and torch.equal(found[[0, 2]], context[[0, 2]])
+    with pytest.raises(RuntimeError, match=rf"attend: columns: expected .* got {column}"):
+        call.attend()
+    assert torch.equal(call.attend()[0], context)

@@ -117,8 +117,8 @@ MUTATIONS = [
     Mutation(
         what="the check at first use lets a lost range of rows pass",
         file="cuda/combine.cuh",
-        old="  for (int i = 0; i < split.count; ++i) softmax.raise(",
-        new="  for (int i = 0; i < 1; ++i) softmax.raise(",
+        old="    for (int i = 0; i < split.count; ++i) {\n      sum = fma(",
+        new="    for (int i = 1; i < split.count; ++i) {\n      sum = fma(",
         driver="attend",
         tests=("tests/ops/test_trust.py", "-k", "test_emulated_kernels_pass and attend"),
     ),

@@ -74,7 +74,7 @@ def is_caught(mutation: Mutation) -> bool:
 
 
 def python(arguments: list[str], tree: Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -44,6 +44,7 @@ class Shape:
         scaled: whether embeddings, queries and output are scaled.
         biases_by_position: how many different ones the layers have, in turns; 0 for none.
         window: distance from which on rows are not seen, besides; 0 for any.
+        width: of the decoder.
     """
 
     heads: int = 2
@@ -63,21 +64,22 @@ class Shape:
     scaled: bool = True
     biases_by_position: int = 0
     window: int = 0
+    width: int = 12
 
 
-WIDTH, INNER, VOCAB_SIZE, POSITIONS, OFFSET = 12, 10, 23, 40, 2
+WIDTH, INNER, VOCAB_SIZE, POSITIONS, OFFSET = Shape.width, 10, 23, 40, 2
 DISTANCES = 6  # of which a bias knows
 
 
 class _Maker:
-    def __init__(self, shape: Shape, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, shape: Shape, dtype: torch.dtype, seed: int, device: str) -> None:
         self.shape = shape
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
         self.random = torch.Generator().manual_seed(seed)
 
     def normal(self, *size: int, scale: float = 1.0) -> Tensor:
         drawn = torch.randn(size, generator=self.random, dtype=torch.float64)
-        return (scale * drawn).to(self.dtype)
+        return (scale * drawn).to(self.device, self.dtype)
 
     def affine(self, outputs: int, inputs: int) -> Affine:
         scale = 1.5 / math.sqrt(inputs)
@@ -87,7 +89,8 @@ class _Maker:
             weight = self.normal(outputs, inputs, scale=scale)
         return Affine(weight, self.normal(outputs) if self.shape.biases else None)
 
-    def norm(self, width: int = WIDTH) -> Norm:
+    def norm(self) -> Norm:
+        width = self.shape.width
         weight = 1 + self.normal(width, scale=0.3)
         if self.shape.rms:
             return Norm(width, weight, None, 1e-6, rms=True)
@@ -107,10 +110,10 @@ class _Maker:
         tensors = [(self.normal(heads, width), self.normal(heads, width)), (None, None)]
         return AttentionSpec(
             heads,
-            self.affine(inner, WIDTH),
+            self.affine(inner, self.shape.width),
             self.affine(inner, states),
             self.affine(inner, states),
-            self.affine(WIDTH, inner),
+            self.affine(self.shape.width, inner),
             scale=width**-0.5 if self.shape.scaled else 1.0,
             sinks=tuple(Sink(*pair) for pair in tensors[:sinks]),
             position_bias=position_bias,
@@ -118,13 +121,16 @@ class _Maker:
 
     def layer(self, position_bias: PositionBias | None = None) -> LayerSpec:
         shape = self.shape
-        gate = self.affine(INNER, WIDTH) if shape.gated else None
+        gate = self.affine(INNER, self.shape.width) if shape.gated else None
         return LayerSpec(
             pre_norm=shape.pre_norm,
-            self_attn=self.attention(WIDTH, shape.sinks, position_bias),
+            self_attn=self.attention(self.shape.width, shape.sinks, position_bias),
             self_attn_norm=self.norm(),
             feed_forward=FeedForwardSpec(
-                self.affine(INNER, WIDTH), self.affine(WIDTH, INNER), torch.tanh, gate
+                self.affine(INNER, self.shape.width),
+                self.affine(self.shape.width, INNER),
+                torch.tanh,
+                gate,
             ),
             feed_forward_norm=self.norm(),
             cross_attn=self.attention(shape.source, shape.sinks) if shape.source else None,
@@ -133,7 +139,7 @@ class _Maker:
 
     def decoder(self) -> DecoderSpec:
         shape = self.shape
-        outer = shape.outer or WIDTH
+        outer = shape.outer or self.shape.width
         biases: list[PositionBias | None] = [None]
         if shape.biases_by_position:
             biases = [self.position_bias() for _ in range(shape.biases_by_position)]
@@ -143,15 +149,17 @@ class _Maker:
         return DecoderSpec(
             EmbeddingSpec(
                 self.normal(VOCAB_SIZE, outer),
-                scale=math.sqrt(WIDTH) if shape.scaled else 1.0,
-                projections=(self.affine(WIDTH, outer),) if shape.outer else (),
-                positions=self.normal(POSITIONS + OFFSET, WIDTH) if shape.positions else None,
+                scale=math.sqrt(self.shape.width) if shape.scaled else 1.0,
+                projections=(self.affine(self.shape.width, outer),) if shape.outer else (),
+                positions=self.normal(POSITIONS + OFFSET, self.shape.width)
+                if shape.positions
+                else None,
                 offset=OFFSET if shape.positions else 0,
                 norm=self.norm() if shape.embedding_norm else None,
             ),
             tuple(layers),
             norm=self.norm() if shape.pre_norm else None,
-            project_out=self.affine(outer, WIDTH) if shape.outer else None,
+            project_out=self.affine(outer, self.shape.width) if shape.outer else None,
             output=OutputSpec(
                 self.affine(VOCAB_SIZE, outer),
                 scale=0.7 if shape.scaled else 1.0,
@@ -160,9 +168,11 @@ class _Maker:
         )
 
 
-def random_decoder(shape: Shape, dtype: torch.dtype = torch.float64, seed: int = 0) -> DecoderSpec:
+def random_decoder(
+    shape: Shape, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu"
+) -> DecoderSpec:
     """Makes a decoder of a shape."""
-    return _Maker(shape, dtype, seed).decoder()
+    return _Maker(shape, dtype, seed, device).decoder()
 
 
 def logits_of(spec: DecoderSpec, tokens: Tensor, source: Tensor | None) -> Tensor:
