@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         help="print the path alone, for fairseq-generate --user-dir $(el-attention user-dir)",
     )
     generating = commands.add_parser(
-        "generate", help="hypotheses for all rows of a file, with a model of Transformers"
+        "generate",
+        help="hypotheses for all rows of a file, with a model of Transformers or fairseq",
     )
     generate.add_arguments(generating)
     generating.set_defaults(run=generate.run)

@@ -18,11 +18,16 @@ from el_attention.robust.memory import bytes_of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `el-attention generate`."""
-    parser.add_argument("model", help="folder of a model of Transformers, or name that it knows")
+    parser.add_argument(
+        "model",
+        help="folder of a model of Transformers, or name that it knows; or a checkpoint of "
+        "fairseq, a .pt file, or several with colons between them",
+    )
     parser.add_argument(
         "input",
         type=Path,
-        help="objects of JSON in lines (.jsonl), .parquet, or else a text in each line",
+        help="objects of JSON in lines (.jsonl), .parquet, or else a text in each line; or, for "
+        "checkpoints of fairseq, a folder that fairseq-preprocess wrote",
     )
     parser.add_argument(
         "output",
@@ -37,12 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--id-column", help="column of the ids, each once; default: the number of the row, from 1"
     )
     parser.add_argument(
+        "--split", default="test", help="data set in a folder; default: %(default)s"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="of the dictionaries of a checkpoint of fairseq; default: the data set, or the "
+        "checkpoint's folder",
+    )
+    parser.add_argument(
         "--option",
         action="append",
         default=[],
         type=_option,
         metavar="NAME=VALUE",
-        help="of generate, such as num_beams=4; may be repeated; output_scores=true for scores",
+        help="of generate, such as num_beams=4, or of fairseq-generate, such as beam=4, bpe=gpt2; "
+        "may be repeated; output_scores=true for scores of a model of Transformers",
     )
     parser.add_argument(
         "--truncation",
@@ -106,10 +121,11 @@ def run(options: argparse.Namespace) -> str:
         batch_size=options.batch_size,
         truncation=options.truncation,
         seed=options.seed,
+        data=options.data,
     )
     report = generate(
         recipe,
-        Source(options.input, options.text_column, options.id_column),
+        Source(options.input, options.text_column, options.id_column, options.split),
         options.output,
         workers=options.workers,
         engine=options.engine,

@@ -25,7 +25,11 @@ class Crew(Protocol):
         """Gets all engines ready, with bytes for the batches of each."""
 
     def generate(self, batches: Iterable[Batch]) -> Iterator[dict[int, Answer]]:
-        """Yields answers for all rows of all batches, in any order, those of some rows together."""
+        """Yields answers for all rows of all batches, in any order, those of some rows together.
+
+        Raises:
+            OSError: if the machine of an engine fails, as where a disk is full.
+        """
 
     def close(self) -> None:
         """Ends what was begun."""
@@ -70,7 +74,8 @@ class Worker(Protocol):
         """Returns the next answer.
 
         Raises:
-            RuntimeError: if the engine raised an error; nothing more can be asked.
+            OSError: if the engine raised one, as where a disk is full.
+            RuntimeError: if the engine raised another error; nothing more can be asked.
             WorkerDied: if there will be no answer.
         """
 
@@ -119,7 +124,8 @@ class Workers(Generic[W]):
         """See `Crew`.
 
         Raises:
-            RuntimeError: if the engine raises an error, or its worker dies.
+            OSError: if the engine raises one.
+            RuntimeError: if the engine raises another error, or its worker dies.
         """
         worker = next(worker for worker in self._workers if worker.number not in self._busy)
         worker.send(method, *arguments)

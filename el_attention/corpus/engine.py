@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from el_attention.corpus.models import load
 from el_attention.cost import FRAGMENTATION
 from el_attention.robust.memory import free_bytes
 
 logger = logging.getLogger(__name__)
 
-# What any model can read: generation for it tells options that are wrong from rows that are.
-_TRIAL = "a"
-
+_CHECKPOINT = ".pt"
 # Rows of a batch, at most, unless a number is asked for. Beyond it a GPU is no faster, and a window
 # would have too few batches for the lengths in each to be similar.
 LARGEST_BATCH = 512
@@ -44,14 +43,18 @@ class Recipe:
     """What an engine is made of; it can be pickled.
 
     Attributes:
-        model: folder of a model of Transformers, or name that it knows.
-        options: the options of `generate`.
+        model: folder of a model of Transformers, or name that it knows; or the file of a checkpoint
+            of fairseq, which ends in .pt, or those of an ensemble with colons between them.
+        options: the options of `generate` or, with fairseq, of fairseq-generate.
         device: "cpu", "cuda" or one such as "cuda:1"; None for a GPU if there is one.
-        dtype: the dtype of the model, such as "float32"; None for that of its weights.
+        dtype: the dtype of the model, such as "float32"; None for that of its weights or, with
+            fairseq, float32.
         plan: the plan of its attention: "auto", "expanded-query" or "shared-projection".
         batch_size: rows of a batch, at most; None for what the memory holds, up to 512.
         truncation: whether texts that are too long are cut; else nothing is generated for them.
         seed: with sampling, decides together with the place of a row what is drawn for it.
+        data: with fairseq, folder of the dictionaries; None for that of the checkpoint.
+        split: part of the data set in `data`, whose sentences the rows are; None if they are texts.
     """
 
     model: str
@@ -62,6 +65,18 @@ class Recipe:
     batch_size: int | None = None
     truncation: bool = False
     seed: int = 0
+    data: str | None = None
+    split: str | None = None
+
+    @property
+    def is_of_fairseq(self) -> bool:
+        """Whether the model is a checkpoint of fairseq."""
+        return self.model.endswith(_CHECKPOINT)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether there are scores; else they are None."""
+        return self.is_of_fairseq or bool(self.options.get("output_scores"))
 
     def device_of(self, worker: int) -> str:
         """Returns the device of one of several processes, which take the GPUs in turns."""
@@ -84,21 +99,17 @@ class Engine:
             worker: number of this process among several.
 
         Raises:
-            ImportError: if Transformers is not there.
+            ImportError: if the framework of the model is not there.
             TypeError: if the model is none that reads tokens and generates.
             ValueError: if the model does not load, or does not generate with these options.
         """
-        from el_attention import transformers_plugin
-
         self._recipe = recipe
-        device = recipe.device_of(worker)
-        model, tokenizer = transformers_plugin.load(recipe.model, device, recipe.dtype)
-        self._device = model.device
-        self._model = transformers_plugin.convert(model, recipe.plan)
-        self._generator = transformers_plugin.TextGenerator(
-            self._model, tokenizer, recipe.options, truncation=recipe.truncation, seed=recipe.seed
-        )
+        self._model = load(recipe, recipe.device_of(worker))
         self._try()
+
+    def sentences(self) -> int:
+        """Returns the number of sentences of the data set of the recipe."""
+        return self._model.sentences
 
     def settings(self) -> dict[str, str]:
         """Describes what results depend on, but for the rows.
@@ -106,23 +117,20 @@ class Engine:
         Raises:
             ValueError: if there is something that cannot be told apart in another run.
         """
-        return {**self._generator.settings(), "truncation": str(self._recipe.truncation)}
+        return {**self._model.settings(), "truncation": str(self._recipe.truncation)}
 
     def free(self) -> int:
         """Returns the bytes that are free on the device."""
-        return free_bytes(self._device)
+        return free_bytes(self._model.device)
 
     def share(self, processes: int) -> int:
         """Returns the bytes that are free for each of some processes with this model."""
-        weights = sum(tensor.nbytes for tensor in self._model.state_dict().values())
-        free = self.free() * (1 - FRAGMENTATION) - (processes - 1) * weights
+        free = self.free() * (1 - FRAGMENTATION) - (processes - 1) * self._model.weights
         return max(1, int(free / processes))
 
     def limit(self, memory_budget: int) -> None:
         """Sets the bytes for states and temporaries of a batch, and for the choice of plans."""
-        from el_attention import transformers_plugin
-
-        transformers_plugin.convert(self._model, self._recipe.plan, memory_budget)
+        self._model.limit(memory_budget)
 
     def fix(
         self, texts: Mapping[int, object], memory_budget: int
@@ -130,7 +138,7 @@ class Engine:
         """Puts rows into batches, which depend on nothing but the arguments.
 
         Args:
-            texts: the texts by place.
+            texts: the texts, or the numbers of sentences, by place.
             memory_budget: bytes for states and temporaries of a batch.
 
         Returns:
@@ -141,14 +149,14 @@ class Engine:
         """
         tokens, reasons = {}, {}
         for place, text in texts.items():
-            read = self._generator.read(text)
+            read = self._model.read(text)
             if isinstance(read, str):
                 reasons[place] = read
             else:
                 tokens[place] = read
         lengths = {place: len(row) for place, row in tokens.items()}
         size = self._recipe.batch_size
-        batches = self._generator.batches(lengths, size, memory_budget)
+        batches = self._model.batches(lengths, size, memory_budget)
         if size is None:
             batches = (part for batch in batches for part in _parts(batch))
         return [{place: tokens[place] for place in batch} for batch in batches], reasons
@@ -157,10 +165,13 @@ class Engine:
         """Generates for a batch; a row that fails alone gets a reason.
 
         Raises:
+            OSError: if the machine fails, as with a full disk, which is no fault of a row.
             RuntimeError: if the device does not work any more.
         """
         try:
-            found = self._generator.generate(batch)
+            found = self._model.generate(batch)
+        except OSError:
+            raise
         except Exception as error:
             if "CUDA error" in str(error):
                 raise  # all that follows in this process would fail, too
@@ -181,11 +192,8 @@ class Engine:
         Raises:
             ValueError: if that fails.
         """
-        tokens = self._generator.read(_TRIAL)
-        if isinstance(tokens, str):
-            return
         try:
-            reason = self._generator.generate({0: tokens})[0].reason
+            reason = self._model.trial()
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         if reason is not None:

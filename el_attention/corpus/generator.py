@@ -42,8 +42,9 @@ class Generator:
                 what it is.
 
         Returns:
-            The columns of `block` and, for each row, `hypotheses`, the best first, `scores`, if
-            the options have `output_scores`, and `reason`, which is empty if there are hypotheses.
+            The columns of `block` and, for each row, `hypotheses`, the best first, `scores`, with
+            fairseq or the option `output_scores`, and `reason`, which is empty if there are
+            hypotheses.
 
         Raises:
             KeyError: if there is no column of texts.
@@ -62,7 +63,7 @@ class Generator:
         rows = [answers[key] for key in keys]
         # No column of None alone, for which no framework knows a type.
         new: dict[str, Any] = {"hypotheses": [row.hypotheses for row in rows]}
-        if self._recipe.options.get("output_scores"):
+        if self._recipe.has_scores:
             new["scores"] = [row.scores or [] for row in rows]
         return {**block, **new, "reason": [row.reason or "" for row in rows]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from el_attention.corpus.results import Result, check_output, read, write
@@ -33,12 +34,18 @@ def merge(corpus: Path, shards: Sequence[Path], output: Path) -> int:
         raise ValueError(f"output {output}: it exists; give another name, or delete it")
     settings = _common_settings(shards)
     column = settings["column of ids"]
-    source = Source(corpus, settings["column of texts"], None if column == "None" else column)
+    source = Source(
+        corpus,
+        settings["column of texts"],
+        None if column == "None" else column,
+        settings["data set"],
+    )
     contents = source.contents()
     if contents.digest != settings["rows"]:
         raise ValueError(f"corpus {corpus}: is not the one that the shards were generated for")
-    _check_rows(source, shards)
-    return write(output, _in_order(source, shards), contents.whole_ids)
+    number = int(settings["number of rows"])
+    _check_rows(islice(source.rows(), number), shards)
+    return write(output, _in_order(islice(source.rows(), number), shards), contents.whole_ids)
 
 
 def _common_settings(shards: Sequence[Path]) -> dict[str, str]:
@@ -72,7 +79,7 @@ def _common_settings(shards: Sequence[Path]) -> dict[str, str]:
     return first
 
 
-def _check_rows(source: Source, shards: Sequence[Path]) -> None:
+def _check_rows(rows: Iterator[Row], shards: Sequence[Path]) -> None:
     """Finds out whether each row has one result.
 
     Raises:
@@ -87,7 +94,7 @@ def _check_rows(source: Source, shards: Sequence[Path]) -> None:
                 repeated.append(key)
             found.add(key)
     missing = []
-    for row in source.rows():
+    for row in rows:
         key = _key(row)
         if key in found:
             found.remove(key)
@@ -102,7 +109,7 @@ def _check_rows(source: Source, shards: Sequence[Path]) -> None:
             raise ValueError(f"expected each row once: {shown(keys)} {what}")
 
 
-def _in_order(source: Source, shards: Sequence[Path]) -> Iterator[Result]:
+def _in_order(rows: Iterator[Row], shards: Sequence[Path]) -> Iterator[Result]:
     """Yields the results of shards in the order of the rows.
 
     Raises:
@@ -111,7 +118,7 @@ def _in_order(source: Source, shards: Sequence[Path]) -> Iterator[Result]:
     heads: dict[str, tuple[Result, Iterator[Result]]] = {}
     for path in shards:
         _advance(heads, read(path))
-    for row in source.rows():
+    for row in rows:
         head = heads.pop(_key(row), None)
         if head is None:
             raise ValueError(f"row {_key(row)!r}: a shard is not in the order of the corpus")

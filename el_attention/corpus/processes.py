@@ -80,7 +80,8 @@ class ProcessWorker:
             self._process.join(_PATIENCE)
             raise WorkerDied(_end(self._process.exitcode)) from None
         if isinstance(answer, _Failure):
-            raise RuntimeError(f"worker {self.number + 1}: {answer.text}")
+            text = f"worker {self.number + 1}: {answer.text}"
+            raise OSError(text) if answer.of_machine else RuntimeError(text)
         self._asked = False
         return answer
 
@@ -97,6 +98,7 @@ class ProcessWorker:
 
 class _Failure(NamedTuple):
     text: str  # of the error that an engine raised
+    of_machine: bool  # whether it is an OSError
 
 
 def pin(worker: int, workers: int) -> list[int]:
@@ -133,7 +135,8 @@ def _serve(
     except EOFError:
         return  # nobody listens any more
     except Exception as error:
-        connection.send(_Failure(f"{type(error).__name__}: {error}"))
+        text = f"{type(error).__name__}: {error}"
+        connection.send(_Failure(text, isinstance(error, OSError)))
 
 
 def _end_with_parent() -> None:

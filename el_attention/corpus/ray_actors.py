@@ -98,9 +98,10 @@ class ActorWorker:
             return self._ray.get(self.answer)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
-            raise RuntimeError(
-                f"worker {self.number + 1}: {type(cause).__name__}: {cause}"
-            ) from error
+            text = f"worker {self.number + 1}: {type(cause).__name__}: {cause}"
+            raise (OSError if isinstance(cause, OSError) else RuntimeError)(text) from error
+        except self._ray.exceptions.OutOfDiskError as error:
+            raise OSError(f"worker {self.number + 1}: a disk of its node is full") from error
         except self._ray.exceptions.RayError as error:
             lines = str(error).splitlines()  # of a traceback, too, where an actor cannot be made
             raise WorkerDied(" ... ".join(dict.fromkeys([lines[0], lines[-1]]))) from error

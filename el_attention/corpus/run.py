@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -126,20 +126,25 @@ def generate(
     if engine == "ray" and memory_budget is None:
         raise ValueError("engine ray: expected a memory budget, for all machines of the cluster")
     contents = source.contents()
+    if source.is_data_set:
+        recipe = replace(recipe, data=str(source.path), split=source.split)
     with ExitStack() as stack:
         crew = stack.enter_context(closing(_crew(recipe, workers, engine)))
+        rows = crew.ask("sentences") if contents.rows is None else contents.rows
         given = f"{memory_budget} bytes" if memory_budget else f"free for {workers or 1} workers"
         settings = {
             **crew.ask("settings"),
             "rows": contents.digest,
+            "number of rows": str(rows),
             "column of texts": source.text_column,
             "column of ids": str(source.id_column),
+            "data set": source.split if source.is_data_set else "none",
             "batch size": str(recipe.batch_size),
             "memory budget": given,
             "shard": str(shard),
         }
         store = stack.enter_context(closing(Store(output, settings)))
-        number = -(-contents.rows // WINDOW)
+        number = -(-rows // WINDOW)
         windows = {
             window: shard.has_all(window, number)
             for window in range(number)
@@ -152,10 +157,15 @@ def generate(
                 budget = crew.ask("share", recipe.sharing(workers or 1))
                 store.keep("memory budget", budget)
             crew.begin(budget)
-            shown = Progress(progress, contents.rows // shard.of)
+            shown = Progress(progress, rows // shard.of)
             run = stack.enter_context(closing(_Run(crew, store, shard, budget, shown)))
-            run.work(source, windows)
+            run.work(islice(source.rows(), rows), windows)
             shown.close()
+            if source.stamps() != contents.stamps:
+                raise OSError(
+                    f"corpus {source.path}: was changed while it was read; start the same command "
+                    "again, which says whether its rows are still the same"
+                )
             report = _written(output, store.results(windows), contents.whole_ids)
             finished = {"rows": report.rows, "reasons": report.reasons}
             store.finish(finished)
@@ -182,14 +192,14 @@ class _Run:
         self._windows: dict[int, Window] = {}
         self._waiting: dict[int, dict[int, Row]] = {}
 
-    def work(self, source: Source, windows: Mapping[int, bool]) -> None:
+    def work(self, rows: Iterator[Row], windows: Mapping[int, bool]) -> None:
         """Generates for all rows that have no result yet.
 
         Args:
-            source: the source of the rows.
+            rows: all rows, of other shards, too.
             windows: those of this shard, by number; whether all of it, or some batches.
         """
-        for answers in self._crew.generate(self._batches(source, windows)):
+        for answers in self._crew.generate(self._batches(rows, windows)):
             number = next(iter(answers)) // WINDOW
             waiting = self._waiting[number]
             self._windows[number].add([waiting.pop(place) for place in answers], answers)
@@ -202,9 +212,9 @@ class _Run:
         for window in self._windows.values():
             window.close()
 
-    def _batches(self, source: Source, windows: Mapping[int, bool]) -> Iterator[Batch]:
+    def _batches(self, rows: Iterator[Row], windows: Mapping[int, bool]) -> Iterator[Batch]:
         """Yields what is to be generated, and keeps what needs no model."""
-        for number, rows in enumerate(_windows(source.rows())):
+        for number, some in enumerate(_windows(rows)):
             if number not in windows:
                 continue
             window = self._windows[number] = self._store.window(number)
@@ -213,8 +223,8 @@ class _Run:
             if window.complete:
                 self._close(number)
                 continue
-            batches, reasons = self._fixed(number, rows, windows[number])
-            unusable = [row for row in rows if row.place in reasons and row.place not in done]
+            batches, reasons = self._fixed(number, some, windows[number])
+            unusable = [row for row in some if row.place in reasons and row.place not in done]
             if unusable:
                 answers = {row.place: Answer([], None, reasons[row.place]) for row in unusable}
                 window.add(unusable, answers)
@@ -224,7 +234,7 @@ class _Run:
                 for batch in batches
             ]
             places = set().union(*left)
-            self._waiting[number] = {row.place: row for row in rows if row.place in places}
+            self._waiting[number] = {row.place: row for row in some if row.place in places}
             if not places:
                 self._finish(number)
             yield from filter(None, left)

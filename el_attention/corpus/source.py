@@ -1,12 +1,13 @@
-"""The rows of a corpus, one after another: lines of text, JSON lines, Parquet."""
+"""The rows of a corpus, one after another: lines of text, JSON lines, Parquet, a data set."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,9 @@ class Row(NamedTuple):
 
     Attributes:
         place: among all rows, from 0.
-        id: what its column holds or, without one, the number of the row, from 1; None if there is
-            none.
-        text: what is in the column of texts.
+        id: what its column holds or, without one, the number of the row, from 1, of a sentence of a
+            data set from 0; None if there is none.
+        text: what is in the column of texts, or the number of a sentence of a data set.
         reason: why the row cannot be used, or None; it names the row if there is no id.
     """
 
@@ -35,37 +36,50 @@ class Row(NamedTuple):
     reason: str | None = None
 
 
+# Size in bytes, and time of the last change in nanoseconds, of each file.
+Stamps = tuple[tuple[int, int], ...]
+
+
 class Contents(NamedTuple):
     """What is known of a corpus before anything is generated.
 
     Attributes:
-        rows: their number.
-        digest: a digest of the file.
+        rows: their number; None where the model's framework has to say it.
+        digest: a digest of the files.
+        stamps: the size and time of the last change of each file, before it was read.
         whole_ids: whether all ids are whole numbers.
     """
 
-    rows: int
+    rows: int | None
     digest: str
+    stamps: Stamps
     whole_ids: bool
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of rows.
+    """A file of rows, or a folder of fairseq's data sets.
 
     Attributes:
         path: what ends in .jsonl, .ndjson or .json holds an object in each line, what ends in
             .parquet is that, and every other file holds a text in each line.
         text_column: the name of the column of texts.
         id_column: the name of the column of ids, text or whole numbers; None to number the rows.
+        split: which data set of a folder.
     """
 
     path: Path
     text_column: str = "text"
     id_column: str | None = None
+    split: str = "test"
+
+    @property
+    def is_data_set(self) -> bool:
+        """Whether the rows are sentences of a data set, which the model's framework reads."""
+        return self.path.is_dir()
 
     def rows(self) -> Iterator[Row]:
-        """Yields the rows.
+        """Yields the rows; of a data set, the numbers of as many sentences as are asked for.
 
         Raises:
             ImportError: if Parquet is to be read, and pyarrow is not there.
@@ -73,8 +87,10 @@ class Source:
             ValueError: if it is no Parquet, or has no such columns.
         """
         suffix = self.path.suffix.lower()
+        if self.is_data_set:
+            return (Row(number, number, number) for number in count())
         if suffix == PARQUET_SUFFIX:
-            return self._of_parquet()
+            return self._of_parquet(parquet_library())
         if suffix in JSON_SUFFIXES:
             return self._of_json()
         if self.id_column is not None:
@@ -89,14 +105,17 @@ class Source:
 
         Raises:
             ImportError: if Parquet is to be read, and pyarrow is not there.
-            OSError: if the file cannot be read.
-            ValueError: if an id repeats, or no row has a text.
+            OSError: if the file cannot be read, or only once, as a pipe.
+            ValueError: if an id repeats, no row has a text, or there is no such data set.
         """
+        rows, stamps = self.rows(), self.stamps()
+        if self.is_data_set:
+            return Contents(None, _digest(self._files()), stamps, True)
         number, texts, whole = 0, 0, True
         first_reason: str | None = None
         seen: set[str] = set()
         repeated: dict[str, None] = {}
-        for row in self.rows():
+        for row in rows:
             number += 1
             texts += isinstance(row.text, str)
             first_reason = first_reason or row.reason or _no_text(row, self.text_column)
@@ -114,7 +133,42 @@ class Source:
             )
         if number and not texts:
             raise ValueError(f"corpus {self.path}: no row has a text; the first: {first_reason}")
-        return Contents(number, _digest(self.path), whole)
+        return Contents(number, _digest([self.path]), stamps, whole)
+
+    def stamps(self) -> Stamps:
+        """Returns what another change of the files would change.
+
+        Raises:
+            OSError: if they are not there, or can be read only once, as a pipe.
+            ValueError: if there is no such data set.
+        """
+        stats = [path.stat() for path in self._files()]
+        return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+    def _files(self) -> list[Path]:
+        """Returns the file, or those of the data set.
+
+        Raises:
+            OSError: if it can be read only once, as a pipe.
+            ValueError: if there is no such data set.
+        """
+        if not self.is_data_set:
+            if self.path.exists() and not self.path.is_file():
+                raise OSError(f"corpus {self.path}: expected a file, which can be read again")
+            return [self.path]
+        if self.id_column is not None:
+            raise ValueError(
+                f"corpus {self.path}: expected a file for the column of ids {self.id_column!r}; a "
+                "folder is a data set of fairseq, which has none"
+            )
+        files = sorted(path for path in self.path.glob("*.*") if path.is_file())
+        found = [path for path in files if path.name.partition(".")[0] == self.split]
+        if not found:
+            raise ValueError(
+                f"corpus {self.path}: expected a file, or a folder with a data set of fairseq of "
+                f"files {self.split}.*, there are {[path.name for path in files[:_SHOWN]]}"
+            )
+        return found
 
     def _of_text(self) -> Iterator[Row]:
         with open(self.path, "rb") as file:
@@ -130,8 +184,7 @@ class Source:
             for place, line in enumerate(file):
                 yield self._row(place, _parsed(line))
 
-    def _of_parquet(self) -> Iterator[Row]:
-        parquet = parquet_library()
+    def _of_parquet(self, parquet: Any) -> Iterator[Row]:
         arrow = importlib.import_module("pyarrow")
         columns = [self.text_column, *([self.id_column] if self.id_column else [])]
         try:
@@ -227,9 +280,12 @@ def _wrong_id(value: object) -> str | None:
     return None
 
 
-def _digest(path: Path) -> str:
+def _digest(paths: Sequence[Path]) -> str:
     total = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            total.update(block)
+    for path in paths:
+        if len(paths) > 1:
+            total.update(f"{path.name} {path.stat().st_size} ".encode())
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                total.update(block)
     return total.hexdigest()

@@ -1,8 +1,9 @@
-"""The state of torch's random numbers, as JSON."""
+"""The state of torch's random numbers, as JSON, and the seeds of texts."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -24,3 +25,15 @@ def set_random_state(device: torch.device, states: Mapping[str, str]) -> None:
             torch.set_rng_state(state)
         elif device.type == "cuda":
             torch.cuda.set_rng_state(state, device)
+
+
+def seed_of(seed: int, place: int) -> int:
+    """Returns the seed of what is drawn for a text.
+
+    Args:
+        seed: the seed of the run.
+        place: the place of the text among all, from 0.
+    """
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed} {place}".encode(), digest_size=7).digest(), "big"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from el_attention.attention import largest_fitting, plans_for
 from el_attention.cost import FRAGMENTATION, Architecture, Memory, Plans, Workload, memory_of
+from el_attention.robust.batches import by_length
 from el_attention.robust.memory import free_bytes, in_units
 from el_attention.state import capacity
 from el_attention.transformers_plugin.families import family_of
@@ -73,14 +74,7 @@ class Batches:
         Args:
             lengths: tokens of each text, by its place.
         """
-        batch: list[int] = []
-        for place in sorted(lengths, key=lambda place: (-lengths[place], place)):
-            if batch and not self._may_join(len(batch), lengths[batch[0]], lengths[place]):
-                yield batch
-                batch = []
-            batch.append(place)
-        if batch:
-            yield batch
+        return by_length(lengths, self._may_join)
 
     def _may_join(self, size: int, longest: int, length: int) -> bool:
         if self._options.one_length is not None and length != longest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.generation import GenerationMixin
 
 from el_attention.robust.memory import is_out_of_memory, release
+from el_attention.robust.random_numbers import seed_of
 from el_attention.robust.splitting import in_parts
 from el_attention.transformers_plugin.batches import Batches
 from el_attention.transformers_plugin.families import family_of
@@ -206,18 +206,6 @@ class TextGenerator:
             sequence, begin = sequence[prompt:], 0
         ends = (i for i in range(begin, len(sequence)) if sequence[i] in self.options.ends)
         return sequence[: next(ends, len(sequence)) + 1]
-
-
-def seed_of(seed: int, place: int) -> int:
-    """Returns the seed of what is drawn for a text.
-
-    Args:
-        seed: the seed of the run.
-        place: the place of the text among all, from 0.
-    """
-    return int.from_bytes(
-        hashlib.blake2b(f"{seed} {place}".encode(), digest_size=7).digest(), "big"
-    )
 
 
 def _kind(thing: object) -> str:

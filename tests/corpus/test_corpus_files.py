@@ -108,6 +108,17 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch) -
         check_output(tmp_path / "out.parquet")
 
 
+def test_what_can_be_read_only_once_is_refused(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(OSError, match=r"pipe\.txt: expected a file, which can be read again"):
+        Source(tmp_path / "pipe.txt").contents()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(
+        ValueError, match=r"a data set of fairseq of files test\.\*, there are \[\]"
+    ):
+        Source(tmp_path / "folder").contents()
+
+
 def test_files_without_columns_have_no_column_of_ids(tmp_path) -> None:
     with pytest.raises(ValueError, match="for the column of ids 'key'; a file of texts has none"):
         Source(tmp_path / "rows.txt", id_column="key").contents()

@@ -182,6 +182,27 @@ def test_a_full_disk_loses_nothing(call, tmp_path, monkeypatch) -> None:
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "expected.jsonl").read_bytes()
 
 
+def test_a_corpus_that_is_changed_during_the_run_is_refused(tmp_path, monkeypatch) -> None:
+    generated(tmp_path, name="expected.jsonl")
+    echo = Echo.generate
+
+    def growing(self: Echo, batch: Any) -> Any:
+        with open(tmp_path / "rows.jsonl", "a") as file:
+            file.write(f'{{"key": "{min(batch)}", "text": "w1"}}\n')
+        return echo(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Echo, "generate", growing)
+        with pytest.raises(OSError, match=r"rows\.jsonl: was changed while it was read; start the"):
+            generated(tmp_path)
+    assert not (tmp_path / "out.jsonl").exists()
+    source = Source(tmp_path / "rows.jsonl", id_column="key")
+    with pytest.raises(ValueError, match="it is of another run: rows was '"):
+        generate(Recipe(str(tmp_path)), source, tmp_path / "out.jsonl")
+    generated(tmp_path)  # which writes the rows as they were
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "expected.jsonl").read_bytes()
+
+
 def test_progress_says_rate_time_and_memory_and_ignores_the_clock_on_the_wall(
     tmp_path, monkeypatch
 ) -> None:

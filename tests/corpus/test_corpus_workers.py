@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from corpora import FAILS, KILLS, KILLS_ONCE, ROWS, Echo, read_rows, write_rows
+from corpora import FAILS, FILLS_DISK, KILLS, KILLS_ONCE, ROWS, Echo, read_rows, write_rows
 from el_attention.corpus import Recipe, Source, generate, run
 from el_attention.corpus.processes import Processes, pin
 
@@ -59,6 +59,16 @@ def test_a_row_that_kills_every_worker_is_isolated(word, reason, tmp_path) -> No
     expected = generated(tmp_path, ROWS, "expected.jsonl")
     assert [row["hypotheses"] for row in found] == [row["hypotheses"] for row in expected]
     assert {row["reason"] for row in found} == {None}
+
+
+def test_a_full_disk_of_a_worker_ends_the_run_and_loses_nothing(tmp_path) -> None:
+    rows = [*ROWS, {"key": "odd", "text": FILLS_DISK}]
+    with pytest.raises(OSError, match=r"worker \d: OSError: \[Errno 28\] No space left on device"):
+        generated(tmp_path, rows, "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    (tmp_path / FILLS_DISK).touch()
+    found = generated(tmp_path, rows, "out.jsonl")
+    assert found == generated(tmp_path, rows, "expected.jsonl") and len(found) == len(rows)
 
 
 class Unloadable(Echo):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import parent_process
@@ -17,6 +19,8 @@ from manytexts import TEXTS, model_of, tokenizer_of
 
 # What a text of these words does to the engine, or to the process that it is in.
 FAILS, KILLS, TOO_LONG = "fails", "kills", "long"
+# Raises the error of a full disk, where the file of this name is not in the recipe's folder.
+FILLS_DISK = "fills"
 # Ends the process that reads it, where the file of this name in the recipe's folder is not there.
 KILLS_ONCE = "once"
 
@@ -26,7 +30,10 @@ ROWS = [
 
 
 class Echo:
-    """An engine whose hypothesis for a text is the text backwards; batches hold up to 4 rows."""
+    """An engine whose hypothesis for a text is the text backwards; batches hold up to 4 rows.
+
+    The option `seconds` is how long it takes for a batch.
+    """
 
     def __init__(self, recipe: Recipe, worker: int = 0) -> None:
         self._recipe = recipe
@@ -59,12 +66,15 @@ class Echo:
 
     def generate(self, batch: Batch) -> dict[int, Answer]:
         texts = {place: bytes(tokens).decode() for place, tokens in batch.items()}
+        time.sleep(self._recipe.options.get("seconds", 0))
         for text in texts.values():
             flag = Path(self._recipe.model) / KILLS_ONCE
             if KILLS in text or (KILLS_ONCE in text and not flag.exists()):
                 if KILLS_ONCE in text:
                     flag.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+            if FILLS_DISK in text and not (Path(self._recipe.model) / FILLS_DISK).exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if FAILS in text:
                 raise RuntimeError("CUDA error: the device is gone")
         # The size of the batch would show if a row was generated in another one.

@@ -22,10 +22,10 @@ if int(transformers.__version__.split(".")[0]) < 5:
 
 from transformers.generation import GenerationMixin  # noqa: E402
 
+from el_attention.robust.random_numbers import seed_of  # noqa: E402
 from el_attention.transformers_plugin.batches import Batches  # noqa: E402
 from el_attention.transformers_plugin.generate_many import generate_many  # noqa: E402
 from el_attention.transformers_plugin.options import Options  # noqa: E402
-from el_attention.transformers_plugin.text_generator import seed_of  # noqa: E402
 from manytexts import ENDS, TEXTS, model_of, tokenizer_of  # noqa: E402
 
 NAMES = ["bart", "m2m_100", "t5", "gpt2", "opt"]

@@ -16,8 +16,8 @@ if int(transformers.__version__.split(".")[0]) < 5:
 
 from transformers.generation import GenerationMixin  # noqa: E402
 
+from el_attention.robust.random_numbers import seed_of  # noqa: E402
 from el_attention.transformers_plugin.generate_many import generate_many  # noqa: E402
-from el_attention.transformers_plugin.text_generator import seed_of  # noqa: E402
 from speech import hearing, sounds  # noqa: E402
 
 LENGTHS = (3000, 9000, 3000, 16000, 5000, 3000)
