@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from el_attention.corpus.results import Result, check_output, read, write
@@ -44,8 +43,8 @@ def merge(corpus: Path, shards: Sequence[Path], output: Path) -> int:
     if contents.digest != settings["rows"]:
         raise ValueError(f"corpus {corpus}: is not the one that the shards were generated for")
     number = int(settings["number of rows"])
-    _check_rows(islice(source.rows(), number), shards)
-    return write(output, _in_order(islice(source.rows(), number), shards), contents.whole_ids)
+    _check_rows(source.rows(number), shards)
+    return write(output, _in_order(source.rows(number), shards), contents.whole_ids)
 
 
 def _common_settings(shards: Sequence[Path]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,13 +23,14 @@ class Result(NamedTuple):
     Attributes:
         id: the row's id; None if it has none.
         hypotheses: text of each, the best first; empty if nothing was generated.
-        scores: the scores of each hypothesis, or None.
+        scores: the scores of each hypothesis, or None; in lines of JSON, null for what is no number
+            there, as the score of a hypothesis that cannot be.
         reason: why nothing was generated, or None.
     """
 
     id: str | int | None
     hypotheses: list[str]
-    scores: list[float] | None
+    scores: list[float | None] | None
     reason: str | None
 
 
@@ -114,9 +116,15 @@ def read(path: Path) -> Iterator[Result]:
 def _write_json(file: IO[bytes], results: Iterable[Result]) -> int:
     number = 0
     for result in results:
-        file.write(json.dumps(result._asdict()).encode() + b"\n")
+        scores = result.scores and [*map(_finite, result.scores)]
+        line = json.dumps(result._replace(scores=scores)._asdict(), allow_nan=False)
+        file.write(line.encode() + b"\n")
         number += 1
     return number
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
 
 
 def _write_parquet(file: IO[bytes], results: Iterable[Result], whole_ids: bool) -> int:

@@ -159,7 +159,7 @@ def generate(
             crew.begin(budget)
             shown = Progress(progress, rows // shard.of)
             run = stack.enter_context(closing(_Run(crew, store, shard, budget, shown)))
-            run.work(islice(source.rows(), rows), windows)
+            run.work(source.rows(rows), windows)
             shown.close()
             if source.stamps() != contents.stamps:
                 raise OSError(

@@ -7,12 +7,14 @@ import importlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 PARQUET_SUFFIX = ".parquet"
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_BYTE_ORDER_MARK = "\ufeff"  # which some systems write before the first line
 
 _LARGEST_ID = 2**63 - 1
 _AT_ONCE = 1024  # rows that are taken out of Parquet together
@@ -78,17 +80,27 @@ class Source:
         """Whether the rows are sentences of a data set, which the model's framework reads."""
         return self.path.is_dir()
 
-    def rows(self) -> Iterator[Row]:
-        """Yields the rows; of a data set, the numbers of as many sentences as are asked for.
+    def rows(self, number: int | None = None) -> Iterator[Row]:
+        """Yields the rows.
+
+        Args:
+            number: how many, at most; None for all. Of a data set it must be given.
 
         Raises:
             ImportError: if Parquet is to be read, and pyarrow is not there.
             OSError: if the file cannot be read.
-            ValueError: if it is no Parquet, or has no such columns.
+            ValueError: if it is no Parquet, has no such columns, or is compressed.
         """
+        return islice(self._rows(number), number)
+
+    def _rows(self, number: int | None) -> Iterator[Row]:
         suffix = self.path.suffix.lower()
         if self.is_data_set:
-            return (Row(number, number, number) for number in count())
+            if number is None:
+                raise ValueError(f"corpus {self.path}: expected a file of texts, got a folder")
+            return (Row(place, place, place) for place in range(number))
+        if suffix in _COMPRESSED:
+            raise ValueError(f"corpus {self.path}: expected a file that is not compressed")
         if suffix == PARQUET_SUFFIX:
             return self._of_parquet(parquet_library())
         if suffix in JSON_SUFFIXES:
@@ -108,9 +120,10 @@ class Source:
             OSError: if the file cannot be read, or only once, as a pipe.
             ValueError: if an id repeats, no row has a text, or there is no such data set.
         """
-        rows, stamps = self.rows(), self.stamps()
         if self.is_data_set:
+            stamps = self.stamps()
             return Contents(None, _digest(self._files()), stamps, True)
+        rows, stamps = self.rows(), self.stamps()
         number, texts, whole = 0, 0, True
         first_reason: str | None = None
         seen: set[str] = set()
@@ -173,7 +186,7 @@ class Source:
     def _of_text(self) -> Iterator[Row]:
         with open(self.path, "rb") as file:
             for place, line in enumerate(file):
-                text = _decoded(line)
+                text = _decoded(place, line)
                 if text is None:
                     yield Row(place, place + 1, None, f"row {place + 1} is not UTF-8")
                 else:
@@ -182,7 +195,7 @@ class Source:
     def _of_json(self) -> Iterator[Row]:
         with open(self.path, "rb") as file:
             for place, line in enumerate(file):
-                yield self._row(place, _parsed(line))
+                yield self._row(place, _parsed(place, line))
 
     def _of_parquet(self, parquet: Any) -> Iterator[Row]:
         arrow = importlib.import_module("pyarrow")
@@ -247,15 +260,16 @@ def _no_text(row: Row, column: str) -> str | None:
     return f"row {row.place + 1}: column {column!r} holds a {type(row.text).__name__}"
 
 
-def _decoded(line: bytes) -> str | None:
+def _decoded(place: int, line: bytes) -> str | None:
     try:
-        return line.decode().rstrip("\r\n")
+        text = line.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         return None
+    return text if place else text.removeprefix(_BYTE_ORDER_MARK)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | str:
-    text = _decoded(line)
+def _parsed(place: int, line: bytes) -> dict[str, Any] | str:
+    text = _decoded(place, line)
     if text is None:
         return "is not UTF-8"
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import math
 import os
 import sys
 from typing import Any
@@ -106,6 +108,29 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch) -
         Source(tmp_path / "rows.parquet").contents()
     with pytest.raises(ImportError, match="pip install 'pyarrow<26'"):
         check_output(tmp_path / "out.parquet")
+
+
+def test_scores_that_are_no_numbers_are_null(tmp_path) -> None:
+    path = tmp_path / "results.jsonl"
+    write(path, [Result(1, ["a", "b", "c"], [-math.inf, math.nan, -1.0], None)], whole_ids=True)
+    text = path.read_text()
+    assert '"scores": [null, null, -1.0]' in text
+    write(path, [*read(path)], whole_ids=True)
+    assert path.read_text() == text
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path) -> None:
+    (tmp_path / "rows.txt").write_text("\ufefffirst\n\ufeffsecond\n")
+    assert [row.text for row in Source(tmp_path / "rows.txt").rows()] == ["first", "\ufeffsecond"]
+    (tmp_path / "rows.jsonl").write_text('\ufeff{"text": "first"}\n')
+    (row,) = Source(tmp_path / "rows.jsonl").rows()
+    assert (row.text, row.reason) == ("first", None)
+
+
+def test_what_is_compressed_is_no_text(tmp_path) -> None:
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}'))
+    with pytest.raises(ValueError, match=r"gz: expected a file that is not compressed"):
+        Source(tmp_path / "rows.jsonl.gz").contents()
 
 
 def test_what_can_be_read_only_once_is_refused(tmp_path) -> None:

@@ -65,3 +65,6 @@ def test_a_corpus_without_texts_is_refused(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         cli.main(["plan", "--device=a100", f"--corpus={rows}"])
     assert "no row has a text in 'text'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--device=a100", f"--corpus={tmp_path}"])
+    assert "expected a file of texts, got a folder" in capsys.readouterr().err

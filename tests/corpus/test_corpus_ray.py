@@ -87,7 +87,7 @@ def test_a_driver_that_is_killed_at_ten_random_points_continues(cluster, tmp_pat
     for kill in range(10):
         process = subprocess.Popen(command, env=environment)
         # Some before the first batch, most after some more.
-        more, start = generator.choice([0, 500, 2000, 5000]), written()
+        more, start = generator.choice([0, 500, 1500, 3000]), written()
         deadline = time.monotonic() + 120
         while written() < start + more and process.poll() is None:
             assert time.monotonic() < deadline
