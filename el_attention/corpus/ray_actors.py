@@ -12,6 +12,8 @@ from el_attention.corpus.crew import WorkerDied
 from el_attention.corpus.engine import Engine
 
 _PATIENCE = 10  # seconds until a cluster must have answered
+# What begins HTTP/2, which clusters speak, with settings of none.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 class Actors:
@@ -37,7 +39,7 @@ class Actors:
         try:
             _reach(os.environ.get("RAY_ADDRESS", ""))
             self._ray.init(ignore_reinit_error=True, log_to_driver=False)
-        except Exception as error:  # of as many kinds as there are networks
+        except (Exception, SystemExit) as error:  # of as many kinds as there are networks
             raise RuntimeError(
                 f"engine ray: the cluster cannot be reached: {type(error).__name__}: {error}"
             ) from error
@@ -65,14 +67,17 @@ class Actors:
 
 
 def _reach(address: str) -> None:
-    """Connects to an address HOST:PORT, for which Ray would try for minutes.
+    """Waits for an answer from an address HOST:PORT, for which Ray would try for minutes.
 
     Raises:
-        OSError: if that fails.
+        OSError: if there is none.
     """
     host, _, port = address.rpartition(":")
     if port.isdigit():
-        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=_PATIENCE).close()
+        at = host.rpartition("/")[2], int(port)
+        with socket.create_connection(at, timeout=_PATIENCE) as connection:
+            connection.sendall(_GREETING)
+            connection.recv(1)
 
 
 class ActorWorker:

@@ -61,7 +61,7 @@ class Window:
         Raises:
             OSError: if they cannot be written.
         """
-        new = {row.place: Result(row.id, *answers[row.place]) for row in rows}
+        new = {row.place: Result(row.id, **answers[row.place]._asdict()) for row in rows}
         self._journal.add([("row", [place, *result]) for place, result in new.items()])
         self._results |= new
 

@@ -103,10 +103,25 @@ class Words:
 
 HUBS: dict[str, tuple[str, type[Any], str | None]] = {
     "transformer": ("translation", TransformerModel, None),
-    "smaller": ("translation", TransformerModel, "characters"),
+    "smaller": ("translation", TransformerModel, "sentencepiece"),
     "bart": ("joint", BARTModel, None),
     "lm": ("lm", TransformerLanguageModel, None),
 }
+
+
+def trained_sentencepiece(folder: Path, rows: list[dict[str, Any]]) -> str:
+    """The path of a model of pieces of one character, none of which is in a dictionary."""
+    trainer = pytest.importorskip("sentencepiece", reason="of the extra `demo`")
+    texts = write_rows(folder / "training.txt", [row["text"] for row in rows])
+    trainer.SentencePieceTrainer.train(
+        input=str(texts),
+        model_prefix=str(folder / "pieces"),
+        model_type="char",
+        vocab_size=30,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return str(folder / "pieces.model")
 
 
 @pytest.mark.parametrize("checkpoint", HUBS)
@@ -116,8 +131,13 @@ def test_texts_have_the_hypotheses_of_the_hub_interface(
 ) -> None:
     setup, kind, bpe = HUBS[checkpoint]
     path, rows = Path(workspace.checkpoint(checkpoint)), rows_for(setup)
+    if checkpoint == "bart":  # whose interface adds unknown words to its dictionary, and fails
+        del rows[-1]
+    coding: dict[str, Any] = {}
+    if bpe is not None:
+        coding = {"bpe": bpe, "sentencepiece_model": trained_sentencepiece(tmp_path, rows)}
     data = workspace.root / SETUPS[setup].data
-    hub = kind.from_pretrained(str(path.parent), path.name, str(data), bpe=bpe)
+    hub = kind.from_pretrained(str(path.parent), path.name, str(data), **(coding or {"bpe": None}))
     if checkpoint == "bart":
         hub.bpe = Words()
     options: dict[str, Any] = {"max_len_b": 20 if checkpoint == "lm" else 8, "lenpen": 0.8}
@@ -125,9 +145,7 @@ def test_texts_have_the_hypotheses_of_the_hub_interface(
     corpus = write_rows(
         tmp_path / f"rows{suffix}", rows if suffix == ".jsonl" else [row["text"] for row in rows]
     )
-    if bpe is not None:
-        options = {**options, "bpe": bpe}
-    recipe = recipe_of(workspace, checkpoint, setup, nbest=2, **options)
+    recipe = recipe_of(workspace, checkpoint, setup, nbest=2, **options, **coding)
     column = "key" if suffix == ".jsonl" else None
     generate(recipe, Source(corpus, id_column=column), tmp_path / "out.jsonl", memory_budget=10**6)
     for number, (row, hypotheses) in enumerate(
@@ -237,7 +255,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bpe": ({"bpe": "none"}, "option bpe: expected one of"),
     "no model of bpe": ({"bpe": "sentencepiece"}, "cannot generate with .*sentencepiece_model"),
     "effect": ({"diverse_beam_strength": 0.7}, "there are no --diverse-beam-groups"),
-    "lm": ({"lm_path": "/nowhere.pt"}, "Model file not found: /nowhere.pt"),
+    "lm": ({"lm_path": "/nowhere.pt"}, "cannot be loaded: .*/nowhere.pt"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from corpora import FILLS_DISK, KILLS, KILLS_ONCE, ROWS, Echo, read_rows, write_rows
-from el_attention.corpus import Recipe, Source, generate, run
+from el_attention.corpus import Recipe, Source, generate, ray_actors, run
 from el_attention.corpus.store import folder_of
 
 HELPERS = os.pathsep.join(
@@ -61,7 +62,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from corpora import Echo
-from el_attention.corpus import Recipe, Source, generate, run
+from el_attention.corpus import Recipe, Source, generate, ray_actors, run
 from el_attention.corpus.store import folder_of
 run.Engine = Echo
 folder = Path(sys.argv[1])
@@ -88,7 +89,7 @@ def test_a_driver_that_is_killed_at_ten_random_points_continues(cluster, tmp_pat
         process = subprocess.Popen(command, env=environment)
         # Some before the first batch, most after some more.
         more, start = generator.choice([0, 500, 1500, 3000]), written()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while written() < start + more and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -126,6 +127,17 @@ def test_a_cluster_that_is_not_there_is_a_clear_error(tmp_path, monkeypatch) -> 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(RuntimeError, match="cluster cannot be reached: ConnectionRefused"):
         generated(tmp_path, ROWS, "out.jsonl", engine="ray")
+
+
+def test_what_is_no_cluster_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray", reason="of the extra `ray`")
+    monkeypatch.setattr(ray_actors, "_PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(
+            RuntimeError, match="cluster cannot be reached: TimeoutError: timed out"
+        ):
+            generated(tmp_path, ROWS, "out.jsonl", engine="ray")
 
 
 def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch) -> None:
