@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fairseq.models.bart import BARTModel
 from fairseq.models.transformer import TransformerModel
 from fairseq.models.transformer_lm import TransformerLanguageModel
@@ -287,6 +288,25 @@ def test_what_does_not_go_together_is_one_error(workspace, tmp_path, monkeypatch
     with pytest.raises(ImportError, match="a checkpoint of fairseq needs it: no fairseq"):
         generate(recipe, Source(folder), output)
     assert not output.exists()
+
+
+class Evil:
+    """What runs code where it is unpickled."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.flag,)
+
+
+def test_nothing_in_a_checkpoint_is_executed(workspace, tmp_path) -> None:
+    torch.save({"args": None, "cfg": Evil(tmp_path / "flag"), "model": {}}, tmp_path / "evil.pt")
+    recipe = Recipe(str(tmp_path / "evil.pt"), device="cpu", data=str(workspace.root / "pair"))
+    source = Source(write_rows(tmp_path / "rows.txt", ["s1"]))
+    with pytest.raises(ValueError, match=r"evil\.pt: cannot be loaded: UnpicklingError"):
+        generate(recipe, source, tmp_path / "out.jsonl")
+    assert not (tmp_path / "flag").exists()
 
 
 def test_a_data_set_needs_a_checkpoint_of_fairseq(workspace, tmp_path) -> None:
