@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +19,20 @@ if TYPE_CHECKING:
 
 # Tiny models are slower with threads, above all when several test processes share the cores.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def options_are_composed_once() -> Iterator[None]:
+    """hydra composes the options of fairseq once: `composed`. A real start does without this."""
+    if "fairseq" not in sys.modules:  # no test that was collected needs it
+        yield
+        return
+    from fairseq.dataclass import utils
+
+    from composed import composed
+
+    with mock.patch.object(utils, "compose", composed):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,8 @@ LM_SIZES = (
 ).split()
 OPTIMIZATION = (
     "--optimizer adam --lr 0.01 --clip-norm 1 --max-tokens 300 --max-update 60 --cpu --seed 1 "
-    "--num-workers 0 --disable-validation --no-progress-bar --no-epoch-checkpoints"
+    "--num-workers 0 --disable-validation --no-progress-bar --no-epoch-checkpoints "
+    "--save-interval 100"  # but for the last one
 ).split()
 
 
