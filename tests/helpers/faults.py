@@ -53,11 +53,13 @@ class Memory(TorchDispatchMode):
         self._fail_at, self._limit, self._stage, self._error = fail_at, limit, stage, error
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._stage and not inside(*self._stage):
+            return func(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         given = {storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         new = [x for x in tree_leaves(result) if isinstance(x, Tensor) and storage(x) not in given]
         size = sum(x.untyped_storage().nbytes() for x in new)
-        if inside(*self._stage) if self._stage else size:
+        if self._stage or size:
             too_large = self._limit is not None and size > self._limit
             if too_large or self.allocations == self._fail_at:
                 self._fail_at = None
