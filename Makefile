@@ -10,7 +10,7 @@ TABLES := PATH="$(CURDIR)/$(BIN):$$PATH" scripts/research/tables/all.sh
 KERNEL_COVERAGE := OMP_NUM_THREADS=1 $(BIN)/python scripts/tools/kernel_coverage.py
 DEMO := PATH="$(CURDIR)/$(BIN):$$PATH" examples/docstring_summarization/run.sh
 
-.PHONY: help env test-quick test test-all test-kernels check-build gpu-dry-run lint docs demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
+.PHONY: help env test-quick test test-rest test-all test-kernels check-build gpu-dry-run lint docs demo demo-smoke examples-smoke tables-smoke bench bench-smoke clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -22,7 +22,10 @@ test-quick: env ## two minutes of them: operators, tree, search, decoders, fallb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(QUICK)
 
 test: env ## the fast tests
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist loadfile -m "not slow"
+
+test-rest: env ## the combinations of parameters that `test` leaves out
+	$(PYTEST) --dist loadfile -m other_half
 
 test-all: env ## all tests
 	$(PYTEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,11 @@ from unittest import mock
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
 
+from crossed import OPERATORS
 from el_attention.ops import extension
 
 if TYPE_CHECKING:
@@ -37,12 +40,17 @@ def options_are_composed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    from clidata import write_corpora
+    """Corpora and checkpoints, which the workers of pytest-xdist share."""
+    from clidata import Workspace, write_corpora
 
-    return write_corpora(tmp_path_factory.mktemp("fairseq"))
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    root = folder / "fairseq"
+    with FileLock(folder / "fairseq.lock"):
+        return Workspace(root) if root.exists() else write_corpora(root)
 
 
-@pytest.fixture(params=["compiled", "pure PyTorch"])
+@pytest.fixture(params=OPERATORS)
 def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a test once with each kind of operators."""
     if request.param == "pure PyTorch":

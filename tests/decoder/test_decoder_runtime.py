@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from crossed import OPERATORS, crossed
 from el_attention.attention import PLANS, Planner
 from el_attention.cost import Architecture, Stack
 from el_attention.decoder import (
@@ -105,9 +106,11 @@ def expected_logits(
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("prompt", ["none", "left", "right", "whole"])
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "plan", "prompt", "operators"),
+    crossed(SHAPES, PLANS, ["none", "left", "right", "whole"], OPERATORS),
+    indirect=["operators"],
+)
 def test_steps_give_the_logits_of_the_definition(name, plan, prompt, operators) -> None:
     shape, beam = SHAPES[name], 3
     spec = random_decoder(shape)

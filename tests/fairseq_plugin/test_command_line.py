@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import re
@@ -17,7 +16,7 @@ from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
 
-from clidata import SINGLE_SENTENCES, USER_DIR, Workspace, binarize, run
+from clidata import SINGLE_SENTENCES, USER_DIR, Workspace, binarize, run, run_once
 from printed import assert_same_lines, by_sentence
 from tiny import PLANS
 
@@ -35,11 +34,6 @@ def hypotheses(lines: Sequence[str]) -> list[list[str]]:
     return [line.split("\t")[2].split() for line in lines if line.startswith("H-")]
 
 
-@functools.cache
-def stock_lines(command: str, arguments: tuple[str, ...], stdin: str) -> list[str]:
-    return run(command, *arguments, stdin=stdin)
-
-
 def compare(
     workspace: Workspace,
     setup: str,
@@ -50,9 +44,9 @@ def compare(
     stdin: str = "",
 ) -> list[str]:
     """Runs a command with the stock task and with its twin; returns the lines."""
-    reference = tuple(workspace.generation(setup, checkpoints, *options))
+    reference = workspace.generation(setup, checkpoints, *options)
     arguments = workspace.generation(setup, checkpoints, *options, plan=plan)
-    stock = stock_lines(command, reference, stdin)
+    stock = run_once(command, *reference, stdin=stdin)
     ours = run(command, *arguments, stdin=stdin)
     assert_same_lines(stock, ours, [f"fairseq-{command}", *arguments])
     return ours
@@ -114,7 +108,7 @@ FEATURES = {
 def test_features_of_generation(workspace, feature, plan):
     options = FEATURES[feature].split()
     lines = compare(workspace, "translation", "transformer", *options, plan=plan)
-    plain = hypotheses(stock_lines("generate", generation_of(workspace), ""))
+    plain = hypotheses(run_once("generate", *generation_of(workspace)))
     if "--nbest" in options:
         assert len(hypotheses(lines)) > 13
     if "alignment" in feature:
@@ -125,21 +119,21 @@ def test_features_of_generation(workspace, feature, plan):
         assert hypotheses(lines) != plain  # the option did something
 
 
-def generation_of(workspace: Workspace) -> tuple[str, ...]:
-    return tuple(workspace.generation("translation", "transformer"))
+def generation_of(workspace: Workspace) -> list[str]:
+    return workspace.generation("translation", "transformer")
 
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_ensemble(workspace, plan):
     lines = compare(workspace, "translation", "transformer:smaller", plan=plan)
-    alone = stock_lines("generate", generation_of(workspace), "")
+    alone = run_once("generate", *generation_of(workspace))
     assert hypotheses(lines) != hypotheses(alone)
 
 
 def test_language_model_fusion(workspace):
     options = ["--lm-path", workspace.checkpoint("lm"), "--lm-weight", "0.4"]
     lines = compare(workspace, "translation", "transformer", *options, plan="expanded-query")
-    alone = stock_lines("generate", generation_of(workspace), "")
+    alone = run_once("generate", *generation_of(workspace))
     assert hypotheses(lines) != hypotheses(alone)
 
 
@@ -289,7 +283,7 @@ def test_a_process_of_its_own_with_a_relative_linked_user_dir(workspace, tmp_pat
     out, err = process.communicate(LINES.format("s"), timeout=300)
     assert process.returncode == 0, err
     reference = workspace.generation("translation", "transformer")
-    stock = stock_lines("interactive", tuple(reference), LINES.format("s"))
+    stock = run_once("interactive", *reference, stdin=LINES.format("s"))
     ours = [line for line in out.splitlines() if re.match(r"[SHDP]-\d", line)]
     assert_same_lines(stock, ours, arguments)
 

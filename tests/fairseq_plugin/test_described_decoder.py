@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import el_attention
+from crossed import OPERATORS, crossed
 from el_attention.decoder import Decoding, specs
 from el_attention.fairseq_plugin.describe import unsupported
 from families import DEFAULT, FEATURES, SYMBOLS, generate, model_of
@@ -74,10 +75,11 @@ def assert_equal(ours: Hypotheses, others: Hypotheses) -> None:
                 assert torch.equal(one["attention"], other["attention"])
 
 
-@pytest.mark.parametrize("feature", ["beam 5", "sampling"])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "plan", "activation", "feature", "operators"),
+    crossed(FAMILIES, PLANS, ["relu", "gelu"], ["beam 5", "sampling"], OPERATORS),
+    indirect=["operators"],
+)
 def test_steps_past_modules_have_the_bits_of_fairseqs(
     family, plan, activation, feature, operators, steps, torch_product
 ) -> None:

@@ -11,7 +11,8 @@ import numpy
 import pytest
 from fairseq.data import FairseqDataset
 
-from clidata import SINGLE_SENTENCES, Workspace, run
+from clidata import SINGLE_SENTENCES, Workspace, run, run_once
+from crossed import crossed
 from el_attention.fairseq_plugin.every_sentence import EverySentence
 from printed import EVERY_SENTENCE, assert_same_lines, by_sentence, printed
 
@@ -29,15 +30,17 @@ BATCHES = [
 
 
 def generate(workspace: Workspace, setup: str, checkpoint: str, options: str) -> list[str]:
-    if setup == "lm" and not SINGLE_SENTENCES:
-        pytest.skip("fairseq reads np.compat, which numpy 2 has not")
     return run("generate", *workspace.generation(setup, checkpoint, *options.split(), plan="auto"))
 
 
-@pytest.mark.parametrize("batches", BATCHES)
-@pytest.mark.parametrize(("setup", "checkpoint", "options"), EVERY_SENTENCE)
+@pytest.mark.parametrize(
+    ("setup", "checkpoint", "options", "batches"), crossed(EVERY_SENTENCE, BATCHES)
+)
 def test_every_sentence_is_printed_once(workspace, setup, checkpoint, options, batches) -> None:
-    alone = generate(workspace, setup, checkpoint, f"{options} --batch-size 1")
+    if setup == "lm" and not SINGLE_SENTENCES:
+        pytest.skip("fairseq reads np.compat, which numpy 2 has not")
+    one_by_one = [*options.split(), "--batch-size", "1"]
+    alone = run_once("generate", *workspace.generation(setup, checkpoint, *one_by_one, plan="auto"))
     lines = generate(workspace, setup, checkpoint, f"{options} {batches}")
     assert sorted(printed(lines)) == list(range(13))
     assert_same_lines(by_sentence(alone), by_sentence(lines), [setup, options, batches])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import el_attention
+from crossed import OPERATORS, crossed
 from families import DEFAULT, FAMILIES, FEATURES, SYMBOLS, generate, model_of
 from tiny import PLANS, Hypotheses, assert_same, generator_of
 
@@ -26,8 +27,11 @@ def tokens(hypotheses: Hypotheses) -> list[list[list[int]]]:
     return [[h["tokens"].tolist() for h in sentence] for sentence in hypotheses]
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize(("family", "name"), CASES)
+@pytest.mark.parametrize(
+    ("family", "name", "plan", "operators"),
+    crossed(CASES, PLANS, OPERATORS),
+    indirect=["operators"],
+)
 def test_feature_gives_the_same_hypotheses(family, name, plan, operators) -> None:
     ours = generate([model_of(family)], family, FEATURES[name], plan)
     assert_same(stock(family, name), ours)

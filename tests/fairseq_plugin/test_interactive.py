@@ -8,6 +8,7 @@ import re
 import pytest
 
 from clidata import SINGLE_SENTENCES, Workspace, run
+from crossed import crossed
 from faults import Memory
 from printed import assert_same_lines
 
@@ -50,8 +51,9 @@ def session(
     return numbered(run("interactive", *arguments, stdin="\n".join(lines) + "\n"))
 
 
-@pytest.mark.parametrize("batches", BATCHES)
-@pytest.mark.parametrize(("setup", "checkpoint", "options", "prefix"), TASKS)
+@pytest.mark.parametrize(
+    ("setup", "checkpoint", "options", "prefix", "batches"), crossed(TASKS, BATCHES)
+)
 def test_a_line_that_is_too_long_is_refused_and_the_others_are_answered(
     workspace, caplog, setup, checkpoint, options, prefix, batches
 ):
@@ -82,17 +84,18 @@ def test_a_line_that_is_too_long_is_refused_and_the_others_are_answered(
 
 
 @pytest.mark.parametrize(("setup", "checkpoint", "options", "prefix"), TASKS)
-@pytest.mark.parametrize("tokens", [POSITIONS - 2, POSITIONS - 1, POSITIONS, POSITIONS + 1])
 def test_lines_about_as_long_as_the_positions_are_answered_or_refused(
-    workspace, setup, checkpoint, options, prefix, tokens
+    workspace, setup, checkpoint, options, prefix
 ):
     if setup in ("denoising", "lm") and not SINGLE_SENTENCES:
         pytest.skip("fairseq reads np.compat, which numpy 2 has not")
-    line = " ".join([f"{prefix}{i % 9}" for i in range(tokens - 1)])
-    (printed,) = session(workspace, setup, checkpoint, options, line).values()
-    (hypothesis,) = (line for line in printed if line[0] == "H")
+    lengths = range(POSITIONS - 2, POSITIONS + 2)
+    lines = [" ".join([f"{prefix}{i % 9}" for i in range(tokens - 1)]) for tokens in lengths]
+    found = session(workspace, setup, checkpoint, options, *lines)
     added = setup in ("mbart", "multi")  # the token of a language
-    assert (hypothesis == "H\t-inf\t") == (tokens + added > POSITIONS)
+    for tokens, printed in zip(lengths, found.values(), strict=True):
+        (hypothesis,) = (line for line in printed if line[0] == "H")
+        assert (hypothesis == "H\t-inf\t") == (tokens + added > POSITIONS)
 
 
 GENERATION = ("task.py", "inference_step")

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import el_attention
-from clidata import run
+from clidata import run, run_once
+from crossed import crossed
 from el_attention.fairseq_plugin.decoding import DecodingState
 from el_attention.fairseq_plugin.parts import PER_SENTENCE, generate_part
 from el_attention.fairseq_plugin.splitting import SplittingGenerator
@@ -25,11 +26,11 @@ from tiny import PLANS, Hypotheses, assert_same, generator_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
-# n-gram blocking, so that this stage is there too.
-FEATURE = Feature({"no_repeat_ngram_size": 2})
+# n-gram blocking, so that this stage is there too; every operator is watched, so few steps.
+FEATURE = Feature({"no_repeat_ngram_size": 2, "max_len_b": 6})
 
 # Searched by fairseq's own loop.
-OWN_SEARCH = Feature({"no_repeat_ngram_size": 2, "diverse_beam_groups": 2})
+OWN_SEARCH = Feature({"no_repeat_ngram_size": 2, "diverse_beam_groups": 2, "max_len_b": 6})
 
 # Where generation takes memory: a file and a function in it.
 STAGES = {
@@ -187,36 +188,38 @@ def test_states_of_a_failed_attempt_are_freed_before_the_next(monkeypatch) -> No
     generator = generator_for("transformer", FEATURE)
     gc.disable()
     try:
-        generate(generator, "transformer", FEATURE, fail_at=1500)
+        generate(generator, "transformer", FEATURE, fail_at=600)
     finally:
         gc.enable()
     assert len(alive) == 3
 
 
 @pytest.mark.parametrize(
-    ("setup", "checkpoint", "options"),
-    [
-        ("translation", "transformer", "--nbest 2"),
-        ("translation", "transformer", "--prefix-size 2"),
-        ("translation", "transformer", "--print-alignment hard"),
-        ("translation", "transformer", "--max-len-a 1.3 --max-len-b 2"),
-        ("translation", "transformer", "--match-source-len"),
-        ("translation", "transformer", "--score-reference"),
-        ("joint", "bart", ""),
-        ("mbart", "mbart", ""),
-        ("multi", "multi", "-s en -t de"),
-    ],
+    ("setup", "checkpoint", "options", "fail_at"),
+    crossed(
+        [
+            ("translation", "transformer", "--nbest 2"),
+            ("translation", "transformer", "--prefix-size 2"),
+            ("translation", "transformer", "--print-alignment hard"),
+            ("translation", "transformer", "--max-len-a 1.3 --max-len-b 2"),
+            ("translation", "transformer", "--match-source-len"),
+            ("translation", "transformer", "--score-reference"),
+            ("joint", "bart", ""),
+            ("mbart", "mbart", ""),
+            ("multi", "multi", "-s en -t de"),
+        ],
+        (50, 700),
+    ),
 )
-def test_command_line_prints_the_same(workspace, setup, checkpoint, options, caplog) -> None:
+def test_command_line_prints_the_same(
+    workspace, setup, checkpoint, options, fail_at, caplog
+) -> None:
     arguments = workspace.generation(setup, checkpoint, *options.split(), plan="auto")
-    expected = run("generate", *arguments)
-    split = []
-    for fail_at in (50, 700):
-        with Memory(fail_at=fail_at, stage=("task.py", "inference_step")):
-            split.append(run("generate", *arguments))
+    expected = run_once("generate", *arguments)
+    with Memory(fail_at=fail_at, stage=("task.py", "inference_step")):
+        lines = run("generate", *arguments)
     assert "out of memory with 13 sentences" in caplog.text
-    for lines in split:
-        assert [tokens(line) for line in lines] == [tokens(line) for line in expected]
+    assert [tokens(line) for line in lines] == [tokens(line) for line in expected]
 
 
 @pytest.mark.parametrize("options", ["", "--constraints ordered"])

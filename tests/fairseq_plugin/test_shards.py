@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 
-from clidata import SINGLE_SENTENCES, Workspace, run
+from clidata import SINGLE_SENTENCES, Workspace, run, run_once
+from crossed import crossed
 from printed import EVERY_SENTENCE, assert_same_lines, by_sentence, printed
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -36,8 +37,9 @@ def shards_of(workspace: Workspace, number: int, setup: str, checkpoint: str, op
 @pytest.mark.parametrize("batches", ["--batch-size 3", "--batch-by-memory"])
 @pytest.mark.parametrize(("setup", "checkpoint", "options"), EVERY_SENTENCE)
 def test_every_sentence_is_in_one_shard(workspace, setup, checkpoint, options, batches) -> None:
-    (whole,) = shards_of(workspace, 1, setup, checkpoint, f"{options} --batch-size 1")
     shards = shards_of(workspace, 3, setup, checkpoint, f"{options} {batches}")
+    one_by_one = [*options.split(), "--batch-size", "1"]
+    whole = run_once("generate", *workspace.generation(setup, checkpoint, *one_by_one, plan="auto"))
     assert all(0 < len(printed(lines)) < 9 for lines in shards)
     together = [line for lines in shards for line in lines]
     assert_same_lines(by_sentence(whole), by_sentence(together), [setup, options, batches])
@@ -99,8 +101,9 @@ def test_fairseq_eval_lm_takes_its_shard_once(workspace, shard) -> None:
     assert ours == pytest.approx(stock, rel=1e-5)
 
 
-@pytest.mark.parametrize(("setup", "checkpoint", "options"), EVERY_SENTENCE)
-@pytest.mark.parametrize("kind", ["ordered", "unordered"])
+@pytest.mark.parametrize(
+    ("setup", "checkpoint", "options", "kind"), crossed(EVERY_SENTENCE, ["ordered", "unordered"])
+)
 def test_constraints_that_a_data_set_has_not_are_refused(
     workspace, setup, checkpoint, options, kind
 ) -> None:

@@ -12,6 +12,7 @@ from fairseq.checkpoint_utils import load_model_ensemble_and_task
 from fairseq.sequence_generator import SequenceGenerator
 
 from clidata import SINGLE_SENTENCES, Workspace, run
+from crossed import crossed
 from tiny import PLANS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -54,17 +55,19 @@ def replaced(lines: Sequence[str], translations: dict[str, str]) -> list[tuple[i
 
 
 @pytest.mark.parametrize(
-    ("options", "plan"),
-    [
-        *(("", plan) for plan in PLANS),
-        ("--batch-by-memory", "auto"),
-        ("--beam 2 --nbest 2 --batch-size 1 --unkpen -7", "auto"),
-        ("--prefix-size 1", "auto"),
-        ("--sampling --beam 2 --nbest 2 --seed 4 --unkpen -7", "auto"),
-        ("--journal", "auto"),
-    ],
+    ("options", "plan", "dictionary"),
+    crossed(
+        [
+            *(("", plan) for plan in PLANS),
+            ("--batch-by-memory", "auto"),
+            ("--beam 2 --nbest 2 --batch-size 1 --unkpen -7", "auto"),
+            ("--prefix-size 1", "auto"),
+            ("--sampling --beam 2 --nbest 2 --seed 4 --unkpen -7", "auto"),
+            ("--journal", "auto"),
+        ],
+        [None, "", "file"],
+    ),
 )
-@pytest.mark.parametrize("dictionary", [None, "", "file"])
 def test_words_follow_the_highest_attention(workspace, raw, tmp_path, dictionary, options, plan):
     chosen = options.split()
     aligned = generate(

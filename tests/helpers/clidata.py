@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import random
@@ -17,6 +18,7 @@ from unittest import mock
 import numpy
 import torch
 from fairseq.data import Dictionary, indexed_dataset
+from filelock import FileLock
 
 from el_attention.cli import doctor
 
@@ -101,10 +103,11 @@ class Workspace:
         return [*SETUPS[setup].arguments(self.root, prefix), *model, *OPTIMIZATION]
 
     def checkpoint(self, name: str) -> str:
-        """The path of a checkpoint that fairseq-train wrote; made once."""
+        """The path of a checkpoint that fairseq-train wrote; made once for all processes."""
         folder = self.root / "checkpoints" / name
-        if not folder.exists():
-            run("train", *self.training(name), "--save-dir", str(folder))
+        with FileLock(self.root / f"{name}.lock"):
+            if not folder.exists():
+                run("train", *self.training(name), "--save-dir", str(folder))
         return str(folder / "checkpoint_last.pt")
 
     def generation(
@@ -188,6 +191,12 @@ def run(command: str, *arguments: str, stdin: str = "") -> list[str]:
     ):
         module.cli_main()
     return [line for line in output.getvalue().splitlines() if PRINTED.match(line)]
+
+
+@functools.cache
+def run_once(command: str, *arguments: str, stdin: str = "") -> list[str]:
+    """What `run` returns, from memory the second time: for references of several tests."""
+    return run(command, *arguments, stdin=stdin)
 
 
 def _dictionary(prefix: str, words: int) -> Dictionary:

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 import torch
 
-from clidata import SINGLE_SENTENCES, Workspace, run
+from clidata import SINGLE_SENTENCES, Workspace, run, run_once
 from el_attention.robust.description import weights_digest
 from el_attention.robust.journal import MAGIC, Journal
 from el_attention.robust.tensors import from_json, to_json
@@ -307,7 +307,7 @@ def killed_in(step: str, number: int) -> Callable[[], None]:
 @pytest.mark.parametrize("step", ["write", "sync"])
 @pytest.mark.parametrize("number", [3, 5, 9])
 def test_killed_while_writing(workspace, tmp_path, step, number) -> None:
-    expected = run("generate", *generation(workspace, "--batch-size", "2"))
+    expected = run_once("generate", *generation(workspace, "--batch-size", "2"))
     options = ("--batch-size", "2", "--journal", str(tmp_path / "journal"))
     arguments = generation(workspace, *options)
     process = in_a_process(arguments, tmp_path / "output", killed_in(step, number))
@@ -317,7 +317,7 @@ def test_killed_while_writing(workspace, tmp_path, step, number) -> None:
 
 
 def test_a_full_disk_is_an_error_that_loses_nothing(workspace, tmp_path) -> None:
-    expected = run("generate", *generation(workspace, "--batch-size", "2"))
+    expected = run_once("generate", *generation(workspace, "--batch-size", "2"))
     journal = tmp_path / "journal"
     arguments = generation(workspace, "--batch-size", "2", "--journal", str(journal))
 

@@ -36,6 +36,14 @@ def model(request, tmp_path_factory):
     return tiny, folder
 
 
+@pytest.fixture(scope="module")
+def stock(model):
+    """A case, and what fairseq generates in it."""
+    tiny, folder = model
+    case = cases.Case(tiny, batch=3, beam=4, source=11, steps=6)
+    return case, generate("fairseq", case, folder)
+
+
 def generate(name, case, folder):
     """As many tokens as the case has steps."""
     kind, options = systems.SYSTEMS[name]
@@ -55,10 +63,8 @@ def generate(name, case, folder):
 
 
 @pytest.mark.parametrize("name", [name for name in systems.SYSTEMS if "int8" not in name])
-def test_hypotheses_and_scores_are_those_of_fairseq(name, model) -> None:
-    tiny, folder = model
-    case = cases.Case(tiny, batch=3, beam=4, source=11, steps=6)
-    expected = generate("fairseq", case, folder)
+def test_hypotheses_and_scores_are_those_of_fairseq(name, model, stock) -> None:
+    (_, folder), (case, expected) = model, stock
     got = generate(name, case, folder)
     assert all(len(tokens) == 6 for hypotheses in got.hypotheses for tokens, _ in hypotheses)
     gap = run.score_gap(expected.hypotheses, got.hypotheses)
@@ -79,10 +85,8 @@ def test_models_of_transformers_alone_are_measured_beside_stock(name, system, tm
     assert systems.SYSTEMS["fairseq"][0].unsupported(case.model) is not None
 
 
-def test_sentences_get_hypotheses_of_their_own(model) -> None:
-    tiny, folder = model
-    case = cases.Case(tiny, batch=3, beam=4, source=11, steps=6)
-    hypotheses = generate("fairseq", case, folder).hypotheses
+def test_sentences_get_hypotheses_of_their_own(stock) -> None:
+    hypotheses = stock[1].hypotheses
     assert len({tuple(sentence[0][0]) for sentence in hypotheses}) > 1
 
 

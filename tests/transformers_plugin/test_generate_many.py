@@ -22,6 +22,7 @@ if int(transformers.__version__.split(".")[0]) < 5:
 
 from transformers.generation import GenerationMixin  # noqa: E402
 
+from crossed import crossed  # noqa: E402
 from el_attention.robust.random_numbers import seed_of  # noqa: E402
 from el_attention.transformers_plugin.batches import Batches  # noqa: E402
 from el_attention.transformers_plugin.generate_many import generate_many  # noqa: E402
@@ -70,9 +71,9 @@ def ended(model: Any, tokens: list[int]) -> tuple[int, ...]:
 
 @pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
 @pytest.mark.parametrize(
-    ("name", "converted"), [*((name, True) for name in NAMES), ("bart", False), ("gpt2", False)]
+    ("name", "converted", "options"),
+    crossed([*((name, True) for name in NAMES), ("bart", False), ("gpt2", False)], OPTIONS),
 )
-@pytest.mark.parametrize("options", OPTIONS)
 def test_every_text_gets_what_it_gets_alone(name, converted, options) -> None:
     model, tokenizer = model_of(name), tokenizer_of(name)
     expected = [

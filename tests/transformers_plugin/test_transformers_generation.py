@@ -17,6 +17,7 @@ import el_attention
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
+from crossed import crossed  # noqa: E402
 from el_attention.decoder import Decoding  # noqa: E402
 from el_attention.transformers_plugin.cache import DecodingCache  # noqa: E402
 from el_attention.transformers_plugin.families import FAMILIES  # noqa: E402
@@ -44,9 +45,10 @@ def test_every_family_is_tried() -> None:
     assert tried == {class_name for _, class_name in FAMILIES}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", [*MODELS, *COMPOSITES])
+@pytest.mark.parametrize(
+    ("name", "plan", "dtype"),
+    crossed([*MODELS, *COMPOSITES], PLANS, [torch.float32, torch.float64]),
+)
 def test_every_family_generates_what_it_did(name, plan, dtype) -> None:
     if "xglm" in name and dtype == torch.float64:
         pytest.skip("stock XGLM fails in float64: it makes its least score in float32")
