@@ -21,4 +21,6 @@ if [ ! -e "$environment/bin/python" ]; then
 fi
 started=$SECONDS
 EL_ATTENTION_CUDA=1 PYTHON=$environment/bin/python scripts/tools/check_wheel.sh
+# The environment's triton has nvdisasm.
+"$environment/bin/python" scripts/tools/check_sass.py --check
 echo "check_cuda_build: done in $((SECONDS - started)) s"
