@@ -43,13 +43,13 @@ class Spy:
     """Stands in for a decoder's ``forward`` and records the peak of what is kept between steps.
 
     Attributes:
-        peak: bytes, the largest sum over the steps so far; parameters do not count.
+        peak: bytes, the largest sum over the steps so far; weights do not count.
     """
 
     def __init__(self, forward: Callable[..., Any], model: nn.Module) -> None:
         self.peak = 0
         self._forward = forward
-        self._parameters = storages(list(model.parameters()), list(model.buffers()))
+        self._model = model
 
     def __call__(
         self,
@@ -63,7 +63,10 @@ class Spy:
             tokens, encoder_out=encoder_out, incremental_state=incremental_state, **kwargs
         )
         kept = storages(encoder_out, incremental_state)
-        total = sum(size for address, size in kept.items() if address not in self._parameters)
+        # Looked up again: 16-bit copies of weights are made when a generation begins.
+        copies = [getattr(module, "el_narrow", None) for module in self._model.modules()]
+        weights = storages(list(self._model.parameters()), list(self._model.buffers()), copies)
+        total = sum(size for address, size in kept.items() if address not in weights)
         self.peak = max(self.peak, total)
         return result
 

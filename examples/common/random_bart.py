@@ -33,7 +33,12 @@ def random_bart(vocabulary: int, positions: int) -> Any:
     )
     model = BartForConditionalGeneration(config)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "encoder_attn.out_proj.weight" in name:  # so that hypotheses depend on the text
-                parameter.mul_(30)
+        for layer in model.model.decoder.layers:  # so that hypotheses depend on the text
+            attention = layer.encoder_attn
+            for projection, factor in (
+                (attention.q_proj, 20),
+                (attention.k_proj, 20),
+                (attention.out_proj, 100),
+            ):
+                projection.weight.mul_(factor)
     return model

@@ -497,6 +497,19 @@ def test_spy_keeps_the_peak_and_leaves_out_parameters():
     assert spy.peak == 4 * (5 + 8)
 
 
+def test_spy_leaves_out_copies_of_weights_that_are_made_in_the_first_step():
+    linear = nn.Linear(4, 4, bias=False)
+    linear.el_narrow = None
+
+    def forward(tokens, encoder_out, incremental_state):
+        linear.el_narrow = SimpleNamespace(kept={"weight": linear.weight.half()})
+        incremental_state["state"] = [torch.zeros(3), linear.el_narrow.kept["weight"]]
+
+    spy = Spy(forward, linear)
+    spy(torch.zeros(1, 1), encoder_out={}, incremental_state={})
+    assert spy.peak == 4 * 3
+
+
 # --- steps.sh ---
 
 DOCSTRINGS = EXAMPLES / "docstring_summarization" / "run.sh"
