@@ -1,5 +1,5 @@
-// The Python module el_attention._C: what was built. The operators are registered with torch when
-// it is loaded (csrc/ops.cpp) and are not part of it.
+// The Python module el_attention._C: what was built, and steps of layers. The operators are
+// registered with torch when it is loaded (csrc/ops.cpp) and are not part of it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "layer_module.h"
 #ifdef EL_ATTENTION_CUDA
 #include "cuda/build.h"
 #endif
@@ -49,4 +50,5 @@ std::string reason_against_gpu([[maybe_unused]] int device) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_information", &build_information);
   m.def("reason_against_gpu", &reason_against_gpu);
+  el_attention::add_layer(m);
 }

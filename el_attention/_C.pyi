@@ -1,4 +1,7 @@
+from collections.abc import Iterable, Sequence
 from typing import TypedDict
+
+from torch import Tensor
 
 class BuildInformation(TypedDict):
     torch: str
@@ -9,3 +12,20 @@ class BuildInformation(TypedDict):
 
 def build_information() -> BuildInformation: ...
 def reason_against_gpu(device: int) -> str: ...  # empty where kernels can run
+
+class StepRows:
+    def __init__(
+        self, beam: int, mappings: Iterable[object], own: object, source: object
+    ) -> None: ...
+
+class DecoderLayer:
+    def __init__(self, spec: object, self_expands: bool, cross_expands: bool) -> None: ...
+    def needs_derivative(self, x: Tensor) -> bool: ...
+    def step(
+        self,
+        x: Tensor,
+        step: StepRows,
+        rows: Sequence[tuple[Tensor, Tensor]],
+        bias: Tensor | None,
+        source: Sequence[tuple[Tensor, Tensor]],
+    ) -> Tensor: ...

@@ -8,6 +8,7 @@
 namespace el_attention::cpu {
 
 constexpr int64_t kFewRows = 8;
+constexpr int64_t kMostRows = 256;  // up to here these kernels beat the BLAS or equal it
 
 // output = input x weight^T + bias. Strides count elements.
 struct LinearParams {

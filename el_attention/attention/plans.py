@@ -206,8 +206,7 @@ def keys_and_values(projections: Projections, states: Tensor) -> Payload:
     p = projections
     key = linear(states, p.key_weight, p.key_bias, p.key_narrow)
     value = linear(states, p.value_weight, p.value_bias, p.value_narrow)
-    shape = (*states.shape[:-1], projections.heads, -1)
-    return key.view(shape), value.view(shape)
+    return key.unflatten(-1, (p.heads, -1)), value.unflatten(-1, (p.heads, -1))
 
 
 PLANS: dict[str, Plan] = {plan.name: plan for plan in (ExpandedQuery(), SharedProjection())}

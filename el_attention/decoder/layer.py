@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from el_attention.attention import SELF, SOURCE, Plan, Projections
+from el_attention.decoder.compiled_layer import compiled_layer, unsupported
 from el_attention.decoder.prefill import causal_attention
 from el_attention.decoder.specs import AttentionSpec, LayerSpec, Norm, PositionBias
 from el_attention.state import Payload, RowCache, States
+
+if TYPE_CHECKING:
+    from el_attention._C import DecoderLayer, StepRows
 
 Biases = Mapping[PositionBias | None, Tensor]
 
@@ -36,18 +40,35 @@ class Layer:
         if spec.cross_attn is not None:
             # By the attention: layers that share one project the source once.
             self._cross_attn = _Attention.of(spec.cross_attn, plans[SOURCE], spec.cross_attn)
+        self._compiled: DecoderLayer | None = None
+        if unsupported(spec) is None:
+            self._compiled = compiled_layer(spec, plans)
+            plan, attention, projections, _ = self._self_attn
+            none = attention.query.weight.detach().new_empty(0, attention.query.inputs)
+            self._no_rows = plan.payload(projections, none)
 
-    def step(self, x: Tensor, need_weights: bool, biases: Biases) -> tuple[Tensor, Tensor | None]:
+    @property
+    def is_compiled(self) -> bool:
+        """Whether steps are one call into C++ where that is possible."""
+        return self._compiled is not None
+
+    def step(
+        self, x: Tensor, need_weights: bool, biases: Biases, step: StepRows | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Applies the layer to the newest token of every beam.
 
         Args:
             x: [G * B, C].
             need_weights: whether the weights of encoder-decoder attention are of use.
             biases: [G, H, U], of the rows that are seen, by what they are computed of.
+            step: what the layers share, for one call into C++ where that is possible; or None.
 
         Returns:
             [G * B, C], and the weights [G, B, H, S + sinks] or None.
         """
+        layer = None if step is None or need_weights else self._compiled
+        if layer is not None and step is not None and not layer.needs_derivative(x):
+            return self._call(layer, x, biases, step), None
         spec, states, weights = self._spec, self._states, None
         plan, attention, projections, key = self._self_attn
         states_in = self._before(x, spec.self_attn_norm)
@@ -139,13 +160,8 @@ class Layer:
     ) -> tuple[Tensor, Tensor | None]:
         """Attends to the source from queries [n, B, H, D] of some sentences, or of all."""
         assert self._cross_attn is not None
-        plan, attention, projections, key = self._cross_attn
-        states = self._states
-        cache = states.cross_caches.get(key)
-        if cache is None:
-            assert states.source is not None
-            cache = RowCache([plan.payload(projections, states.source.states)])
-            states.cross_caches[key] = cache
+        plan, attention, projections, _ = self._cross_attn
+        states, cache = self._states, self._source_cache(self._cross_attn)
         view = states.source_view
         if sentences is not None:
             view = states.source_seen_by(states.columns[sentences])
@@ -157,6 +173,26 @@ class Layer:
             attention.sinks,
             need_weights=need_weights,
         )
+
+    def _source_cache(self, cross_attn: _Attention) -> RowCache:
+        """Returns what is kept of the source, which is projected at the first use."""
+        plan, _, projections, key = cross_attn
+        states = self._states
+        cache = states.cross_caches.get(key)
+        if cache is None:
+            assert states.source is not None
+            cache = RowCache([plan.payload(projections, states.source.states)])
+            states.cross_caches[key] = cache
+        return cache
+
+    def _call(self, layer: DecoderLayer, x: Tensor, biases: Biases, step: StepRows) -> Tensor:
+        """Takes a step in C++."""
+        attention, key = self._self_attn.spec, self._self_attn.key
+        rows = self._states.reserve(key, self._no_rows)
+        source: list[Payload] = []
+        if self._cross_attn is not None:
+            source = self._source_cache(self._cross_attn).segments
+        return layer.step(x, step, rows, biases.get(attention.position_bias), source)
 
     def _grouped(self, query: Tensor, attention: AttentionSpec) -> Tensor:
         beam = self._states.tree.beam

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from el_attention.attention import Choice, Planner
 from el_attention.cost import PART_TOKENS
+from el_attention.decoder.compiled_layer import step_rows
 from el_attention.decoder.layer import Biases, Layer
 from el_attention.decoder.specs import DecoderSpec
 from el_attention.robust.memory import trim_heap
@@ -79,6 +80,7 @@ class Decoding:
         self._layers = [
             Layer(layer, index, self.states, plans) for index, layer in enumerate(spec.layers)
         ]
+        self._is_compiled = any(layer.is_compiled for layer in self._layers)
 
     def prefill(
         self, tokens: Tensor, is_padding: Tensor | None = None, positions: Tensor | None = None
@@ -153,8 +155,9 @@ class Decoding:
         self.states.advance(position, is_padding, active)
         biases = self._biases_of_rows(position)
         weights, inner = None, [x]
+        step = step_rows(self.states) if self._is_compiled else None
         for index, layer in enumerate(self._layers):
-            x, found = layer.step(x, index == weights_of, biases)
+            x, found = layer.step(x, index == weights_of, biases, step)
             weights = weights if found is None else found
             inner.append(x)
         return Step(self._last(x), weights, inner)

@@ -23,7 +23,7 @@ MAX_SEGMENTS = 16
 MAX_CANDIDATES = 512  # kMaxCandidates
 DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 TRIED = ("cuda",)  # devices whose operators are tried first, `el_attention.ops.trust`
-FEW_ROWS = 256  # up to here the compiled linear layer beats the BLAS or equals it
+FEW_ROWS = 256  # kMostRows in csrc/cpu/linear.h: up to here it beats the BLAS or equals it
 NARROW_ROWS = 8  # kFewRows in csrc/cpu/linear.h: for more, widening takes longer
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

@@ -29,6 +29,7 @@ OPERATORS = {
     "linear": 3,
     "is_widened": 2,
 }
+CLASSES = ("DecoderLayer", "StepRows")
 
 
 def load(note: Path = NOTE) -> str | None:
@@ -50,11 +51,13 @@ def load(note: Path = NOTE) -> str | None:
     if built["torch"] != running:
         return _warned(f"built for torch {built['torch']}, running torch {running}")
     try:
-        importlib.import_module("el_attention._C")
+        module = importlib.import_module("el_attention._C")
     except ImportError as error:
         return _warned(f"built for torch {built['torch']}, but cannot be loaded: {error}")
     # Sources that were updated, and an extension that was not.
-    if other := [name for name, count in OPERATORS.items() if _arguments(name) != count]:
+    other = [name for name, count in OPERATORS.items() if _arguments(name) != count]
+    other += [name for name in CLASSES if not hasattr(module, name)]
+    if other:
         names = ", ".join(other)
         return _warned(f"built from other sources: they differ in {names}; install again")
     return None

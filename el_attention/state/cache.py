@@ -31,6 +31,16 @@ class RowCache:
         """Bytes reserved, counting a tensor that is both keys and values once."""
         return sum(tensor.nbytes for segment in self.segments for tensor in _distinct(segment))
 
+    def reserve(self, payload: Payload, segments: Sequence[Segment]) -> None:
+        """Allocates the segments that are missing.
+
+        Args:
+            payload: rows like those to be kept, [..., kv_heads, width] each.
+            segments: the segments of the tree.
+        """
+        for segment in segments[len(self.segments) :]:
+            self.segments.append(_allocate(payload, segment))
+
     def write(
         self, payload: Payload, mappings: Sequence[SlotMapping], segments: Sequence[Segment]
     ) -> None:
@@ -41,8 +51,7 @@ class RowCache:
             mappings: where they go.
             segments: the segments of the tree; missing ones are allocated.
         """
-        for segment in segments[len(self.segments) :]:
-            self.segments.append(_allocate(payload, segment))
+        self.reserve(payload, segments)
         for mapping in mappings:
             kept = self.segments[mapping.segment]
             for stored, rows in zip(_distinct(kept), _distinct(payload), strict=True):

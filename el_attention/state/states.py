@@ -80,6 +80,11 @@ class States:
         return self._view
 
     @property
+    def mappings(self) -> Sequence[SlotMapping]:
+        """Where this step's rows go."""
+        return self._mappings
+
+    @property
     def source_view(self) -> View:
         """The rows of the source that this step's queries see."""
         return self._source_view
@@ -104,11 +109,23 @@ class States:
 
     def append(self, key: Hashable, payload: Payload) -> list[Rows]:
         """Writes this step's rows of an attention, [G' * B, ...]; returns all that are read."""
-        cache = self.self_caches.get(key)
-        if cache is None:
-            cache = self.self_caches[key] = RowCache()
+        cache = self._self_cache(key)
         cache.write(payload, self._mappings, self.tree.segments)
         return cache.read(self._view)
+
+    def reserve(self, key: Hashable, payload: Payload) -> list[Payload]:
+        """Makes room for this step's rows of an attention, whoever writes them.
+
+        Args:
+            key: the key of the attention.
+            payload: rows like those to be kept, [..., kv_heads, width] each.
+
+        Returns:
+            Keys and values of each segment, [rows, columns, kv_heads, width] each.
+        """
+        cache = self._self_cache(key)
+        cache.reserve(payload, self.tree.segments)
+        return cache.segments
 
     def reorder(self, order: Tensor) -> Tensor:
         """Follows the beams; copies states only where beams of different sentences mix.
@@ -152,6 +169,12 @@ class States:
             assert self.source.is_padding is not None
             visible = ~self.source.is_padding[columns].unsqueeze(1)
         return View(visible, [(self.source.states.size(0), columns)])
+
+    def _self_cache(self, key: Hashable) -> RowCache:
+        cache = self.self_caches.get(key)
+        if cache is None:
+            cache = self.self_caches[key] = RowCache()
+        return cache
 
     def _copy(
         self, segments: Sequence[Segment], sentences: Tensor, kept: Tensor | None = None
