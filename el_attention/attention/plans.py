@@ -77,6 +77,10 @@ class Plan(ABC):
         """Returns what is kept of `states` [..., width]: [..., kv_heads, W] each."""
 
     @abstractmethod
+    def no_rows(self, projections: Projections) -> Payload:
+        """Returns the payload of no states, [0, kv_heads, W] each."""
+
+    @abstractmethod
     def projected(self, projections: Projections, payload: Payload) -> Payload:
         """Returns the keys and values of every head, [..., H, head_dim] each, of a payload."""
 
@@ -153,6 +157,11 @@ class ExpandedQuery(Plan):
         rows = states.unsqueeze(-2)
         return rows, rows
 
+    def no_rows(self, projections: Projections) -> Payload:
+        """Returns one empty tensor as keys and values; see `Plan.no_rows`."""
+        rows = projections.key_weight.new_empty(0, 1, projections.key_weight.size(1))
+        return rows, rows
+
     def projected(self, projections: Projections, payload: Payload) -> Payload:
         """Projects the states; see `Plan.projected`."""
         return keys_and_values(projections, payload[0].squeeze(-2))
@@ -184,6 +193,13 @@ class SharedProjection(Plan):
     def payload(self, projections: Projections, states: Tensor) -> Payload:
         """Returns keys and values, [..., H, head_dim] each."""
         return keys_and_values(projections, states)
+
+    def no_rows(self, projections: Projections) -> Payload:
+        """Returns empty keys and values; see `Plan.no_rows`."""
+        weights = projections.key_weight, projections.value_weight
+        heads = projections.heads
+        keys, values = (weight.new_empty(0, heads, len(weight) // heads) for weight in weights)
+        return keys, values
 
     def projected(self, projections: Projections, payload: Payload) -> Payload:
         """Returns the payload, which is projected."""

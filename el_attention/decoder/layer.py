@@ -43,9 +43,7 @@ class Layer:
         self._compiled: DecoderLayer | None = None
         if unsupported(spec) is None:
             self._compiled = compiled_layer(spec, plans)
-            plan, attention, projections, _ = self._self_attn
-            none = attention.query.weight.detach().new_empty(0, attention.query.inputs)
-            self._no_rows = plan.payload(projections, none)
+            self._no_rows = plans[SELF].no_rows(spec.self_attn.projections)
 
     @property
     def is_compiled(self) -> bool:

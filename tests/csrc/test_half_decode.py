@@ -12,6 +12,7 @@ from el_attention.ops import extension
 from emulated import Emulation, plan_of
 from emulator_build import require
 from half_decode import HALVES, STEPS, assert_as_good_as_pytorch, decoded
+from one_by_one import take_operators_one_by_one
 from oracle import Call
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +41,7 @@ def test_a_decode_on_emulated_tensor_cores_is_as_good_as_pytorchs(monkeypatch, d
     require()
     kernels = Kernels()
     monkeypatch.setattr(torch.ops, "el_attention", kernels)
+    take_operators_one_by_one(monkeypatch)
     found = decoded(dtype)
     monkeypatch.undo()
     assert kernels.tensor_cores == [True] * (2 * 2 * STEPS)  # self- and cross-attention, 2 layers

@@ -15,6 +15,7 @@ from el_attention.decoder import DecoderSpec, Decoding, NarrowWeights
 from el_attention.decoder.compiled_layer import compiled_layer, unsupported
 from el_attention.ops import compiled
 from el_attention.state import Source
+from one_by_one import take_operators_one_by_one
 from random_decoder import VOCAB_SIZE, WIDTH, Shape, random_decoder
 
 pytestmark = pytest.mark.skipif(
@@ -43,7 +44,7 @@ def decoding_of(
     planner = Planner(plan, Architecture("tiny", STACK, STACK, VOCAB_SIZE))
     with monkeypatch.context() as patch:
         if not in_one_call:
-            patch.setattr("el_attention.decoder.layer.unsupported", lambda spec: "of this test")
+            take_operators_one_by_one(patch)
         return Decoding(spec, planner, 3, beam, source)
 
 

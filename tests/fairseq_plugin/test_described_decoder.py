@@ -24,6 +24,7 @@ from crossed import OPERATORS, crossed
 from el_attention.decoder import Decoding, specs
 from el_attention.fairseq_plugin.describe import unsupported
 from families import DEFAULT, FEATURES, SYMBOLS, generate, model_of
+from one_by_one import take_operators_one_by_one
 from tiny import PLANS, Hypotheses, assert_same, generator_of
 
 FAMILIES = ("transformer", "pre-norm", "bart", "lm")
@@ -49,7 +50,7 @@ def torch_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         specs, "linear", lambda x, weight, bias, narrow: functional.linear(x, weight, bias)
     )
-    monkeypatch.setattr("el_attention.decoder.layer.unsupported", lambda spec: "of this test")
+    take_operators_one_by_one(monkeypatch)
 
 
 def changed(family: str, change: Callable[[Any], object], layer: int = 1) -> BaseFairseqModel:

@@ -19,6 +19,7 @@ from crossed import crossed
 from el_attention.fairseq_plugin.decoding import DecodingState
 from el_attention.fairseq_plugin.parts import PER_SENTENCE, generate_part
 from el_attention.fairseq_plugin.splitting import SplittingGenerator
+from el_attention.ops import extension
 from el_attention.robust.memory import is_out_of_memory
 from families import FAMILIES, FEATURES, SYMBOLS, Feature, model_of
 from faults import ERRORS, Memory
@@ -36,7 +37,7 @@ OWN_SEARCH = Feature({"no_repeat_ngram_size": 2, "diverse_beam_groups": 2, "max_
 STAGES = {
     "tree growth": ("tree.py", "_grow"),
     "cache growth": ("cache.py", "_allocate"),
-    "attention": ("plans.py", "read"),
+    "attention": ("plans.py", "read") if extension.unsupported else ("layer.py", "_call"),
     "decoder layers": ("layer.py", "step"),
     "payload projection": ("plans.py", "payload"),
     "vocabulary": ("scorer.py", "score"),

@@ -29,6 +29,7 @@ from families import (
     generate,
     model_of,
 )
+from one_by_one import take_operators_one_by_one
 from tiny import assert_same, batch, build, dictionary, generator_of, prompts
 
 # Features of fairseq's own search, and what the logged reason says.
@@ -269,6 +270,7 @@ def test_our_search_computes_no_attention_weights(family, ours, monkeypatch) -> 
         return read(self, *args, **kwargs)
 
     monkeypatch.setattr(Plan, "read", spy)
+    take_operators_one_by_one(monkeypatch)
     options = DEFAULT.generation_options()
     generator = el_attention.convert(generator_of([model_of(family)], SYMBOLS, options))
     if not ours:
