@@ -90,8 +90,8 @@ def machine() -> dict[str, str]:
 
 def _children(item: object) -> Iterable[object]:
     """What `item` holds: elements of a container, attributes of any other object."""
-    if isinstance(item, dict):
-        return item.values()
+    if isinstance(item, dict):  # what it holds, and not what it would make when it is read
+        return [*dict.values(item), *getattr(item, "__dict__", {}).values()]
     if isinstance(item, Collection):
         return item
     slots = (name for kind in type(item).__mro__ for name in getattr(kind, "__slots__", ()))

@@ -481,6 +481,19 @@ def test_storages_counts_each_storage_once():
     assert sorted(found.values()) == [4, 24, 40]
 
 
+def test_storages_of_a_dict_are_those_it_holds():
+    class MakesCopies(dict):
+        def __getitem__(self, key):
+            return super().__getitem__(key).repeat(5)
+
+        def values(self):
+            return [self[key] for key in self]
+
+    held = MakesCopies(a=torch.zeros(2))
+    held.beside = torch.zeros(3)
+    assert sorted(storages(held).values()) == [8, 12]
+
+
 def test_spy_keeps_the_peak_and_leaves_out_parameters():
     linear = nn.Linear(4, 4, bias=False)
     sizes = iter([2, 8, 4])
