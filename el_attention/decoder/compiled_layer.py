@@ -48,8 +48,14 @@ def compiled_layer(spec: LayerSpec, plans: Mapping[str, Plan]) -> DecoderLayer:
     return made
 
 
-def step_rows(states: States) -> StepRows:
-    """Returns what the layers share in the step that `states` has advanced to."""
+def step_rows(states: States) -> StepRows | None:
+    """Returns what the layers share in the step that `states` has advanced to.
+
+    None where gradients are on: a call into C++ has none, whichever tensor asks for one (a weight,
+    the source, the rows of earlier steps).
+    """
+    if torch.is_grad_enabled():
+        return None
     made: StepRows = importlib.import_module("el_attention._C").StepRows(
         states.tree.beam, states.mappings, states.view, states.source_view
     )

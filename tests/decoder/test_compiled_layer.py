@@ -164,6 +164,22 @@ def test_gradients_are_those_of_the_operators(monkeypatch) -> None:
     assert torch.equal(gradient(True), gradient(False))
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_source_has_the_gradient_of_the_operators(plan, monkeypatch) -> None:
+    shape = Shape(source=6)
+    spec = random_decoder(shape)
+
+    def gradient(in_one_call: bool) -> Tensor:
+        decoding = decoding_of(spec, plan, 2, shape, monkeypatch, in_one_call)
+        assert decoding.states.source is not None
+        states = decoding.states.source.states.requires_grad_()
+        (found,) = torch.autograd.grad(decoding.step(torch.arange(6), 0).hidden.cos().sum(), states)
+        return found
+
+    assert gradient(True).abs().sum() > 0
+    assert torch.equal(gradient(True), gradient(False))
+
+
 def test_a_tangent_is_not_lost() -> None:
     spec = random_decoder(Shape())
     made = compiled_layer(spec.layers[0], {SELF: PLANS["shared-projection"]})
