@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cpu/layer.h"
+#include "derivatives.h"
 
 namespace el_attention {
 namespace {
@@ -88,10 +89,10 @@ std::unique_ptr<StepRows> step_rows_of(int64_t beam, const py::iterable& mapping
 }  // namespace
 
 void add_layer(py::module_& module) {
+  module.def("derivatives_are_on", &derivatives_are_on);
   py::class_<StepRows>(module, "StepRows").def(py::init(&step_rows_of));
   py::class_<DecoderLayer>(module, "DecoderLayer")
       .def(py::init(&layer_of))
-      .def("needs_derivative", &DecoderLayer::needs_derivative)
       .def("step", &DecoderLayer::step, py::call_guard<py::gil_scoped_release>());
 }
 

@@ -6,9 +6,9 @@
 // as not there for that beam, whatever it holds.
 
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/grad_mode.h>
-#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/library.h>
+
+#include "derivatives.h"
 
 namespace el_attention {
 namespace {
@@ -17,12 +17,11 @@ namespace {
 // say so instead of losing them.
 void refuse_gradients(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                       torch::jit::Stack* stack) {
-  const bool reverse = at::GradMode::is_enabled();
-  // Outside both modes, as in every step of a generation, there is nothing to look for.
-  if (!reverse && torch::autograd::ForwardADLevel::try_get_by_idx(0) == nullptr) {
+  if (!derivatives_are_on()) {
     op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
     return;
   }
+  const bool reverse = at::GradMode::is_enabled();
   const auto check = [&](const at::Tensor& tensor) {
     if (!tensor.defined()) return;
     TORCH_CHECK(!(reverse && tensor.requires_grad()), op.schema().name(),

@@ -12,6 +12,7 @@ class BuildInformation(TypedDict):
 
 def build_information() -> BuildInformation: ...
 def reason_against_gpu(device: int) -> str: ...  # empty where kernels can run
+def derivatives_are_on() -> bool: ...
 
 class StepRows:
     def __init__(
@@ -20,7 +21,6 @@ class StepRows:
 
 class DecoderLayer:
     def __init__(self, spec: object, self_expands: bool, cross_expands: bool) -> None: ...
-    def needs_derivative(self, x: Tensor) -> bool: ...
     def step(
         self,
         x: Tensor,

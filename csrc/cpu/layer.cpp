@@ -7,7 +7,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <limits>
@@ -118,25 +117,6 @@ at::Tensor Affine::operator()(const at::Tensor& x) const {
 at::Tensor Norm::operator()(const at::Tensor& x) const {
   if (rms) return at::rms_norm(x, {width}, weight, eps);
   return at::layer_norm(x, {width}, weight, bias, eps);
-}
-
-bool DecoderLayer::needs_derivative(const at::Tensor& x) const {
-  const bool reverse = at::GradMode::is_enabled();
-  const auto asks = [&](const at::Tensor& tensor) {
-    return (reverse && tensor.requires_grad()) || tensor._fw_grad(/*level=*/0).defined();
-  };
-  const auto optional = [&](const OptionalTensor& tensor) {
-    return tensor.has_value() && asks(*tensor);
-  };
-  const auto affine = [&](const Affine& part) { return asks(part.weight) || optional(part.bias); };
-  const auto norm = [&](const Norm& part) { return optional(part.weight) || optional(part.bias); };
-  const auto attention = [&](const Attention& part) {
-    return norm(part.norm) || affine(part.query) || affine(part.key) || affine(part.value) ||
-           affine(part.output);
-  };
-  return asks(x) || attention(self_attn) || (cross_attn.has_value() && attention(*cross_attn)) ||
-         norm(feed_forward.norm) || affine(feed_forward.up) || affine(feed_forward.down) ||
-         (feed_forward.gate.has_value() && affine(*feed_forward.gate));
 }
 
 at::Tensor DecoderLayer::step(at::Tensor x, const StepRows& step, const Segments& rows,

@@ -71,11 +71,8 @@ struct DecoderLayer {
   std::optional<Attention> cross_attn;
   FeedForward feed_forward;
 
-  // Tells whether a weight or x asks for a gradient, or carries the tangent of forward mode.
-  bool needs_derivative(const at::Tensor& x) const;
-
   // Applies the layer to the newest token of every beam, writes its row into `rows` and returns
-  // [G * B, C].
+  // [G * B, C]. Has no derivative: not to be called where `derivatives_are_on`.
   //
   // x       [G * B, C]
   // rows    the cache of self-attention

@@ -51,12 +51,13 @@ def compiled_layer(spec: LayerSpec, plans: Mapping[str, Plan]) -> DecoderLayer:
 def step_rows(states: States) -> StepRows | None:
     """Returns what the layers share in the step that `states` has advanced to.
 
-    None where gradients are on: a call into C++ has none, whichever tensor asks for one (a weight,
-    the source, the rows of earlier steps).
+    None where gradients are on or forward mode is: a call into C++ has no derivative, whichever
+    tensor asks for one (a weight, the source, the rows of earlier steps).
     """
-    if torch.is_grad_enabled():
+    module = importlib.import_module("el_attention._C")
+    if module.derivatives_are_on():
         return None
-    made: StepRows = importlib.import_module("el_attention._C").StepRows(
+    made: StepRows = module.StepRows(
         states.tree.beam, states.mappings, states.view, states.source_view
     )
     return made

@@ -64,9 +64,8 @@ class Layer:
         Returns:
             [G * B, C], and the weights [G, B, H, S + sinks] or None.
         """
-        layer = None if step is None or need_weights else self._compiled
-        if layer is not None and step is not None and not layer.needs_derivative(x):
-            return self._call(layer, x, biases, step), None
+        if step is not None and self._compiled is not None and not need_weights:
+            return self._call(self._compiled, x, biases, step), None
         spec, states, weights = self._spec, self._states, None
         plan, attention, projections, key = self._self_attn
         states_in = self._before(x, spec.self_attn_norm)

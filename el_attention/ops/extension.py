@@ -29,7 +29,7 @@ OPERATORS = {
     "linear": 3,
     "is_widened": 2,
 }
-CLASSES = ("DecoderLayer", "StepRows")
+MEMBERS = ("DecoderLayer", "StepRows", "derivatives_are_on")  # of the module
 
 
 def load(note: Path = NOTE) -> str | None:
@@ -56,7 +56,7 @@ def load(note: Path = NOTE) -> str | None:
         return _warned(f"built for torch {built['torch']}, but cannot be loaded: {error}")
     # Sources that were updated, and an extension that was not.
     other = [name for name, count in OPERATORS.items() if _arguments(name) != count]
-    other += [name for name in CLASSES if not hasattr(module, name)]
+    other += [name for name in MEMBERS if not hasattr(module, name)]
     if other:
         names = ", ".join(other)
         return _warned(f"built from other sources: they differ in {names}; install again")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from el_attention.attention import PLANS, SELF, Planner
+from el_attention.attention import PLANS, Planner
 from el_attention.cost import Architecture, Stack
 from el_attention.decoder import DecoderSpec, Decoding, NarrowWeights
-from el_attention.decoder.compiled_layer import compiled_layer, unsupported
+from el_attention.decoder.compiled_layer import unsupported
 from el_attention.ops import compiled
 from el_attention.state import Source
 from one_by_one import take_operators_one_by_one
@@ -180,16 +180,22 @@ def test_the_source_has_the_gradient_of_the_operators(plan, monkeypatch) -> None
     assert torch.equal(gradient(True), gradient(False))
 
 
-def test_a_tangent_is_not_lost() -> None:
-    spec = random_decoder(Shape())
-    made = compiled_layer(spec.layers[0], {SELF: PLANS["shared-projection"]})
-    x = torch.randn(2, WIDTH, dtype=torch.float64)
-    assert not made.needs_derivative(x)
-    with forward_ad.dual_level():
-        assert made.needs_derivative(forward_ad.make_dual(x, x))
-    assert made.needs_derivative(x.clone().requires_grad_())
-    with torch.no_grad():
-        assert not made.needs_derivative(x.clone().requires_grad_())
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_source_has_the_tangent_of_the_operators(plan, monkeypatch) -> None:
+    shape = Shape(source=6)
+    spec = random_decoder(shape)
+
+    def tangent(in_one_call: bool) -> Tensor:
+        decoding = decoding_of(spec, plan, 2, shape, monkeypatch, in_one_call)
+        source = decoding.states.source
+        assert source is not None
+        states = forward_ad.make_dual(source.states, torch.ones_like(source.states))
+        decoding.states.source = replace(source, states=states)
+        return forward_ad.unpack_dual(decoding.step(torch.arange(6), 0).hidden).tangent
+
+    with torch.no_grad(), forward_ad.dual_level():
+        assert tangent(True).abs().sum() > 0
+        assert torch.equal(tangent(True), tangent(False))
 
 
 def test_an_error_of_an_activation_is_raised_as_it_is() -> None:
