@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 #include <torch/version.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,10 +37,10 @@ pybind11::dict build_information() {
   return information;
 }
 
-// Why the CUDA kernels cannot run on a device, asked of the driver; empty where they can.
-std::string reason_against_gpu([[maybe_unused]] int device) {
+// Why the CUDA kernels cannot run on a device, asked of the driver; nothing where they can.
+std::optional<std::string> unsupported_gpu([[maybe_unused]] int device) {
 #ifdef EL_ATTENTION_CUDA
-  return el_attention::cuda::reason_against_device(device);
+  return el_attention::cuda::unsupported_device(device);
 #else
   return "built without CUDA";
 #endif
@@ -49,6 +50,6 @@ std::string reason_against_gpu([[maybe_unused]] int device) {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_information", &build_information);
-  m.def("reason_against_gpu", &reason_against_gpu);
+  m.def("unsupported_gpu", &unsupported_gpu);
   el_attention::add_layer(m);
 }

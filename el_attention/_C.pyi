@@ -11,7 +11,7 @@ class BuildInformation(TypedDict):
     gpu_architectures: list[int]
 
 def build_information() -> BuildInformation: ...
-def reason_against_gpu(device: int) -> str: ...  # empty where kernels can run
+def unsupported_gpu(device: int) -> str | None: ...  # None where kernels can run
 def derivatives_are_on() -> bool: ...
 
 class StepRows:

@@ -1,6 +1,7 @@
 // What nvcc built, known to nvcc alone.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,7 @@ std::string toolkit_version();
 std::vector<int> architectures();
 
 // Why the kernels cannot run on a device: there is neither machine code nor PTX for it, or the
-// driver is older than the toolkit. Empty where they can.
-std::string reason_against_device(int device);
+// driver is older than the toolkit. Nothing where they can.
+std::optional<std::string> unsupported_device(int device);
 
 }  // namespace el_attention::cuda

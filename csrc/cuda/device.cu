@@ -29,7 +29,7 @@ __global__ void nothing() {}
 
 }  // namespace
 
-std::string reason_against_device(int device) {
+std::optional<std::string> unsupported_device(int device) {
   int before = 0;
   check_cuda(cudaGetDevice(&before), "cudaGetDevice");
   check_cuda(cudaSetDevice(device), "cudaSetDevice");
@@ -37,7 +37,8 @@ std::string reason_against_device(int device) {
   const cudaError_t status = cudaFuncGetAttributes(&attributes, nothing);
   cudaGetLastError();
   check_cuda(cudaSetDevice(before), "cudaSetDevice");
-  return status == cudaSuccess ? "" : cudaGetErrorString(status);
+  if (status == cudaSuccess) return std::nullopt;
+  return cudaGetErrorString(status);
 }
 
 uint64_t* report_word() {

@@ -26,8 +26,8 @@ def report(devices: Sequence[torch.device]) -> tuple[str, bool]:
         f"el_attention {el_attention.__version__}, torch {torch.__version__}, "
         f"CUDA {torch.version.cuda}"
     ]
-    reason = _reason_against(devices)
-    if reason:
+    reason = _unsupported(devices)
+    if reason is not None:
         return "\n".join([*lines, f"verdict: nothing was tried, because {reason}"]), False
     lines += [f"{device}: {_name(device)}" for device in devices]
     lines += ["", _row(HEAD), "|---|---|---|---:|---:|---|"]
@@ -46,13 +46,13 @@ def gpus() -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(count)]
 
 
-def _reason_against(devices: Sequence[torch.device]) -> str:
-    """Why nothing can be tried, or an empty string."""
+def _unsupported(devices: Sequence[torch.device]) -> str | None:
+    """Returns why nothing can be tried, or None."""
     if extension.unsupported is not None:
         return f"the compiled operators are {extension.unsupported}"
     if not devices:
         return f"there is no GPU that torch {torch.__version__} can use"
-    return ""
+    return None
 
 
 def _name(device: torch.device) -> str:
@@ -63,7 +63,7 @@ def _name(device: torch.device) -> str:
 
 
 def _tried(device: torch.device) -> Iterator[tuple[str, ...]]:
-    if device.type == "cuda" and (reason := trust.reason_against_gpu(device.index)):
+    if device.type == "cuda" and (reason := trust.unsupported_gpu(device.index)):
         yield str(device), "all", "all", "0", "", f"cannot run: {reason}"
         return
     for dtype in compiled.DTYPES:

@@ -37,8 +37,8 @@ class Size:
     lengths: tuple[int, ...]
 
     def __str__(self) -> str:
-        sizes = f"G{self.groups} B{self.beam} H{self.heads} K{self.kv_heads} W{self.width}"
-        return f"{sizes} V{self.value_width} U{'+'.join(map(str, self.lengths))}"
+        sizes = f"G{self.groups}-B{self.beam}-H{self.heads}-K{self.kv_heads}-W{self.width}"
+        return f"{sizes}-V{self.value_width}-U{'+'.join(map(str, self.lengths))}"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ OPERATORS = {
     "linear": 3,
     "is_widened": 2,
 }
-MEMBERS = ("DecoderLayer", "StepRows", "derivatives_are_on")  # of the module
+MEMBERS = ("DecoderLayer", "StepRows", "derivatives_are_on", "unsupported_gpu")  # of the module
 
 
 def load(note: Path = NOTE) -> str | None:

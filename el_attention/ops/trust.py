@@ -32,15 +32,17 @@ class Trust:
     """What is known about devices; may be asked by several threads.
 
     Attributes:
-        reason_against: says why no kernel can run on the device of an index; empty where they can.
+        unsupported_gpu: says why no kernel can run on the device of an index, or None.
         attempt: tries an operator on a device in a dtype.
     """
 
-    def __init__(self, reason_against: Callable[[int], str], attempt: Try = check.run) -> None:
-        self.reason_against = reason_against
+    def __init__(
+        self, unsupported_gpu: Callable[[int], str | None], attempt: Try = check.run
+    ) -> None:
+        self.unsupported_gpu = unsupported_gpu
         self.attempt = attempt
         self._lock = threading.RLock()
-        self._devices: dict[torch.device, str] = {}
+        self._devices: dict[torch.device, str | None] = {}
         self._faults: dict[tuple[torch.device, torch.dtype], dict[str, str]] = {}
 
     def unsupported(
@@ -72,16 +74,15 @@ class Trust:
             if (device, dtype) not in self._faults:
                 if _is_capturing(device):
                     return None
-                with (
-                    _disable_current_modes()
-                ):  # such as those of compilers, of tensors without values
+                # Modes such as those of compilers, and of tensors without values.
+                with _disable_current_modes():
                     self._faults[device, dtype] = self._try_all(device, dtype)
             faults = self._faults[device, dtype]
         return next((faults[operator] for operator in operators if operator in faults), None)
 
     def _try_all(self, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
         if device not in self._devices:
-            self._devices[device] = reason = self.reason_against(device.index or 0)
+            self._devices[device] = reason = self.unsupported_gpu(device.index or 0)
             if reason:
                 _warn(f"{device}: the compiled operators cannot run there: {reason}")
         if reason := self._devices[device]:
@@ -101,12 +102,12 @@ class Trust:
         return faults
 
 
-def reason_against_gpu(index: int) -> str:
-    """Why no kernel can run on a GPU, such as one without machine code; empty where they can."""
+def unsupported_gpu(index: int) -> str | None:
+    """Returns why no kernel can run on a GPU, such as one without machine code, or None."""
     module = importlib.import_module("el_attention._C")
-    reason: str = module.reason_against_gpu(index)
-    if not reason:
-        return ""
+    reason: str | None = module.unsupported_gpu(index)
+    if reason is None:
+        return None
     built = " ".join(f"sm_{arch}" for arch in module.build_information()["gpu_architectures"])
     return f"{reason} (built for {built})"
 
@@ -133,4 +134,4 @@ def _warn(text: str) -> None:
     logging.getLogger(__name__).warning(f"{text}; PyTorch's operators take its place")
 
 
-GPUS = Trust(reason_against_gpu)
+GPUS = Trust(unsupported_gpu)

@@ -8,24 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from el_attention.ops.check import Size
+
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class Size:
-    """Sizes of a call: sentences, beams, heads, kv_heads, widths, and rows of each segment."""
-
-    groups: int
-    beam: int
-    heads: int
-    kv_heads: int
-    width: int
-    value_width: int
-    lengths: tuple[int, ...]
-
-    def __str__(self) -> str:
-        names = f"G{self.groups}-B{self.beam}-H{self.heads}-K{self.kv_heads}-W{self.width}"
-        return f"{names}-V{self.value_width}-U{'+'.join(map(str, self.lengths))}"
 
 
 @dataclass(frozen=True)

@@ -519,7 +519,7 @@ def test_reasons_against_the_compiled_operators(monkeypatch) -> None:
 def test_the_extension_of_a_cpu_says_that_it_has_no_kernels() -> None:
     module = pytest.importorskip("el_attention._C")
     if module.build_information()["cuda"] is None:
-        assert module.reason_against_gpu(0) == "built without CUDA"
+        assert module.unsupported_gpu(0) == "built without CUDA"
 
 
 def test_more_segments_than_the_compiled_operators_take_are_read_by_the_reference() -> None:

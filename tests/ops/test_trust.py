@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from el_attention import ops
 from el_attention.ops import check, compiled, extension, reference, trust
-from el_attention.ops.trust import Trust, reason_against_gpu
+from el_attention.ops.trust import Trust, unsupported_gpu
 from emulated import Emulation, accumulator
 from emulator_build import require
 from oracle import DTYPES, Call, expanded, random_call
@@ -134,7 +134,7 @@ def test_an_operator_that_is_wrong_is_noticed(name, dtype) -> None:
 def planted(name: str) -> Trust:
     operator, function = WRONG[name]
     attempt = partial(check.run, operators=Planted(**{operator: function}))
-    return Trust(lambda index: "", attempt)
+    return Trust(lambda index: None, attempt)
 
 
 def test_one_warning_says_what_to_report_and_the_operator_is_off(caplog) -> None:
@@ -163,7 +163,7 @@ def test_threads_that_come_together_try_a_device_once() -> None:
         time.sleep(0.01)
         return check.Outcome(operator, dtype, 1, 0.0, "wrong" if operator == "attend" else None)
 
-    gpus, found = Trust(lambda index: "", attempt), []
+    gpus, found = Trust(lambda index: None, attempt), []
     dtypes = [torch.float32, torch.float16] * 4
 
     def ask(dtype: torch.dtype) -> None:
@@ -180,12 +180,12 @@ def test_threads_that_come_together_try_a_device_once() -> None:
 
 def test_a_gpu_that_kernels_were_not_built_for_is_named_once(monkeypatch, caplog) -> None:
     module = SimpleNamespace(
-        reason_against_gpu=lambda index: "no kernel image is available" if index == 7 else "",
+        unsupported_gpu=lambda index: "no kernel image is available" if index == 7 else None,
         build_information=lambda: {"gpu_architectures": [80, 90]},
     )
     monkeypatch.setitem(sys.modules, "el_attention._C", module)
     gpus = Trust(
-        reason_against_gpu,
+        unsupported_gpu,
         lambda operator, device, dtype: check.Outcome(operator, dtype, 1, 0.0, None),
     )
     for dtype in DTYPES:
@@ -201,7 +201,7 @@ def test_the_variable_skips_the_check_or_the_operators(monkeypatch) -> None:
     def never(*arguments: Any) -> check.Outcome:
         raise AssertionError("an operator was tried")
 
-    gpus = Trust(lambda index: "", never)
+    gpus = Trust(lambda index: None, never)
     monkeypatch.setenv("EL_ATTENTION_GPU", "unchecked")
     assert gpus.unsupported(("attend",), CPU, torch.float32) is None
     monkeypatch.setenv("EL_ATTENTION_GPU", "off")
@@ -213,7 +213,7 @@ def test_the_variable_skips_the_check_or_the_operators(monkeypatch) -> None:
 
 def test_a_device_that_a_kernel_has_broken_is_an_error_with_a_way_out(caplog) -> None:
     gpus = Trust(
-        lambda index: "",
+        lambda index: None,
         lambda operator, device, dtype: check.Outcome(operator, dtype, 1, 0.0, "illegal address"),
     )
     with pytest.raises(RuntimeError, match=r"attend has broken .*EL_ATTENTION_GPU=off"):
@@ -227,7 +227,7 @@ def cpu_as_gpu(monkeypatch) -> Callable[[str], None]:
     def plant(name: str) -> None:
         operator, function = WRONG[name]
         monkeypatch.setattr(torch.ops, "el_attention", Planted(**{operator: function}))
-        monkeypatch.setattr(trust, "GPUS", Trust(lambda index: ""))
+        monkeypatch.setattr(trust, "GPUS", Trust(lambda index: None))
         monkeypatch.setattr(compiled, "TRIED", ("cpu",))
 
     return plant
