@@ -53,10 +53,11 @@ ANALYSIS = """
   and 1 for the contexts to read them (for each row group: d = 512 with 64 queries has two), and
   4 x queries of the block / (128 columns of a slice) for the partial scores of the slices, written
   and read once; the rest are weights and bits.
-- What stops d = 768 and 1024 with 64 queries just short of HBM's rate on an H100 is the second pass
-  over the rows, and above 1024 it is the passes after the first. Blocks that share rows through
-  distributed shared memory (clusters, sm_90) would read them once; they are not emulated, and not
-  written.
+- By shared memory alone, d = 768 and 1024 with 64 queries would come near HBM's rate on an H100.
+  They are not expected to: the instructions of the loop over rows (`machine_code.md`) and their
+  latencies, which are not counted here, take longer. The second pass over the rows, and above 1024
+  those after it, would go with blocks that share rows through distributed shared memory (clusters,
+  sm_90); they are not emulated, and not written.
 - No access of these kernels has a bank conflict.
 """
 
