@@ -108,6 +108,7 @@ at::Tensor read_rows(const Attention& attention, const at::Tensor& x, int64_t be
 at::Tensor Affine::operator()(const at::Tensor& x) const {
   const int64_t rows = x.size(0);
   const bool few = rows <= kFewRows;
+  // As `linear` of el_attention/ops/operators.py chooses.
   const bool runs = rows <= kMostRows && x.scalar_type() == weight.scalar_type() &&
                     (weight.stride(1) == 1 || (weight.stride(0) == 1 && few));
   if (!runs) return at::linear(x, weight, bias);
