@@ -8,7 +8,8 @@
 
 namespace el_attention::cuda {
 
-enum class Argument : uint8_t { kNone, kAttendColumns, kWeightsColumns, kNGramTokens };
+// From 1 on, so that no report is 0.
+enum class Argument : uint8_t { kAttendColumns = 1, kWeightsColumns, kNGramTokens };
 
 // Where a kernel reports, and what of.
 struct Report {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from el_attention.ops import reference
-from emulated import Emulation, accumulator, plan_of
+from emulated import Emulation, accumulator, plan_of, report_of
 from emulator_build import Result, require
 from oracle import DTYPES, Call, Size, exact, expanded, projected, random_call
 
@@ -19,17 +19,11 @@ SCHEDULES = ["ascending", "descending", "round-robin", "random:1", "random:2"]
 HALVES = (torch.float16, torch.bfloat16)
 A100 = Emulation("a100")
 T4 = Emulation("t4")
-ATTEND_COLUMNS, WEIGHTS_COLUMNS, NGRAM_TOKENS = 1, 2, 3  # csrc/cuda/report.h
 
 
 @pytest.fixture(autouse=True)
 def _needs_a_compiler() -> None:
     require()
-
-
-def reported(argument: int, value: int) -> int:
-    """The word in which a kernel reports a value of an argument."""
-    return argument << 56 | value & (1 << 56) - 1
 
 
 # ---- What is right -------------------------------------------------------------------------------
@@ -470,8 +464,10 @@ def test_a_column_out_of_range_is_reported_and_makes_its_sentence_nan(
     columns[1][2] = wrong = clean.keys[1].size(1) if column is None else column
     call = dataclasses.replace(clean, columns=columns)
     result, expected = (A100.attend(each, kernel, splits=splits) for each in (call, clean))
-    assert expected["report"].item() == 0
-    assert result["report"].item() == reported(ATTEND_COLUMNS, wrong)
+    assert report_of(expected) == ""
+    assert report_of(result).startswith(
+        f"attend: columns: expected [0, C), the columns of their segment, got {wrong}."
+    )
     others = [group for group in range(call.query.size(0)) if group != 2]
     for name in ("context", "lse"):
         assert result[name][2].isnan().all()
@@ -615,7 +611,8 @@ def test_block_ngrams_equals_the_reference(size, dtype) -> None:
 def test_a_token_outside_the_vocabulary_is_reported(token) -> None:
     tokens = torch.tensor([[0, 4, token, 4], [0, 4, 5, 4]])
     result = A100.block_ngrams_and_report(torch.zeros(2, 9), tokens, 2, 4, None)
-    assert result["report"].item() == reported(NGRAM_TOKENS, token)
+    message = f"block_ngrams_: tokens: expected [0, vocabulary), got {token}."
+    assert report_of(result).startswith(message)
     assert result["lprobs"].isneginf().nonzero().tolist() == [[1, 5]]
 
 
@@ -625,6 +622,8 @@ def test_weights_of_a_column_out_of_range_are_nan_and_reported() -> None:
     expected = A100.weights(call, lse)
     call.columns[0][1] = -7
     result = A100.weights_and_report(call, lse)
-    assert result["report"].item() == reported(WEIGHTS_COLUMNS, -7)
+    assert report_of(result).startswith(
+        "weights: columns: expected [0, C), the columns of their segment, got -7."
+    )
     assert result["weights"][1].isnan().all()
     assert torch.equal(result["weights"][[0, 2]], expected[[0, 2]])

@@ -11,6 +11,8 @@ from torch import Tensor
 from emulator_build import Result, Sanitizer, build, run
 from oracle import Call
 
+REPORT = (torch.uint8, (256,))  # write_report in tests/csrc/emulator/attend.cpp
+
 
 @dataclass(frozen=True)
 class Emulation:
@@ -56,7 +58,7 @@ class Emulation:
             "context": (call.query.dtype, (*shape[:3], call.values[0].size(3))),
             "lse": (accumulator(call.query.dtype), shape[:3]),
             "plan": (torch.int32, (8,)),
-            "report": (torch.int64, (1,)),
+            "report": REPORT,
         }
         return self.run("attend", arrays, outputs, kernel=kernel, splits=splits, **parameters)
 
@@ -68,7 +70,7 @@ class Emulation:
         """Returns `weights` [G, B, H, U] and `report`."""
         arrays, parameters = _arguments(call)
         shape = (*call.query.shape[:3], parameters["rows"])
-        outputs = {"weights": (lse.dtype, shape), "report": (torch.int64, (1,))}
+        outputs = {"weights": (lse.dtype, shape), "report": REPORT}
         return self.run("weights", arrays | {"lse": lse}, outputs, **parameters)
 
     def block_ngrams(
@@ -87,7 +89,7 @@ class Emulation:
         return self.run(
             "block_ngrams",
             arrays,
-            {"lprobs": (lprobs.dtype, lprobs.shape), "report": (torch.int64, (1,))},
+            {"lprobs": (lprobs.dtype, lprobs.shape), "report": REPORT},
             dtype=_name(lprobs.dtype),
             sequences=lprobs.size(0),
             vocabulary=lprobs.size(1),
@@ -136,6 +138,11 @@ class Plan:
 def plan_of(result: Result) -> Plan:
     first, *rest = result["plan"].tolist()
     return Plan(bool(first), *rest)
+
+
+def report_of(result: Result) -> str:
+    """The message of what the kernels reported; empty for nothing."""
+    return bytes(result["report"].tolist()).split(b"\0")[0].decode()
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

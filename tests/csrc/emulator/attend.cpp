@@ -2,6 +2,8 @@
 //
 // operator=attend | weights | block_ngrams. For attend: kernel=expanded_query | simt | best, and
 // splits, 0 for the launcher's choice; the plan goes to the output `plan`.
+#include <algorithm>
+
 #include "../../../csrc/cuda/device.cu"
 #include "../../../csrc/cuda/launch.cu"
 #include "../../../csrc/cuda/report.cpp"
@@ -34,11 +36,20 @@ Query query_of(Driver& driver, Dtype dtype) {
           driver.integer("query_beam"), driver.integer("query_head")};
 }
 
-// What is reported goes to the output `report`.
 Report report_of(Driver& driver, Argument argument) {
-  auto* const word = driver.output<uint64_t>("report", 1);
+  auto* const word = driver.scratch<uint64_t>("word", 1);
   *word = 0;
   return {word, argument};
+}
+
+// Writes the message of what was reported to the output `report`, up to its first 0.
+void write_report(Driver& driver, const Report& report) {
+  constexpr size_t kBytes = 256;
+  const std::string message = take_report(report.word);
+  if (*report.word != 0) throw std::logic_error("a report was taken and is still there");
+  auto* const text = driver.output<char>("report", kBytes);
+  std::fill_n(text, kBytes, '\0');
+  std::copy_n(message.begin(), std::min(message.size(), kBytes - 1), text);
 }
 
 Rows rows_of(Driver& driver, Dtype dtype, bool with_values) {
@@ -107,6 +118,7 @@ void attend(Driver& driver) {
   void* scratch =
       plan.scratch_bytes == 0 ? nullptr : driver.scratch<char>("scratch", plan.scratch_bytes);
   launch_attend(plan, params, dtype, scratch, nullptr);
+  write_report(driver, params.report);
 }
 
 void weights(Driver& driver) {
@@ -122,6 +134,7 @@ void weights(Driver& driver) {
       driver.output<char>("weights", sizes.groups * sizes.beam * sizes.heads * sizes.rows *
                                          (dtype == Dtype::kFloat64 ? 8 : 4));
   launch_weights(params, dtype, current_device(), nullptr);
+  write_report(driver, params.report);
 }
 
 void block_ngrams(Driver& driver) {
@@ -137,6 +150,7 @@ void block_ngrams(Driver& driver) {
   params.length = driver.integer("length");
   params.report = report_of(driver, Argument::kNGramTokens);
   launch_block_ngrams(params, driver.dtype(), nullptr);
+  write_report(driver, params.report);
 }
 
 }  // namespace
