@@ -64,11 +64,11 @@ def _at_once(encoder: Any, inputs: Tensor) -> int:
     """How many sentences to encode at a time."""
     if (
         inputs.device.type != "cpu"
-        or encoder.training
         or hooks._global_forward_hooks
         or hooks._global_forward_pre_hooks
         or not all(
             type(module).__module__.startswith(_KNOWN)
+            and not module.training
             and "forward" not in vars(module)
             and not plain.has_hooks(module)
             for module in encoder.modules()

@@ -28,6 +28,7 @@ from el_attention.transformers_plugin.parts import (
     optional_norm,
     unsupported_modules,
     unsupported_parts,
+    unsupported_places,
 )
 
 LINEAR = (nn.Linear,)
@@ -79,7 +80,7 @@ class EncoderDecoder(Family):
         if reason is not None:
             return reason
         layers = map(str, range(len(decoder.layers)))
-        return unsupported_parts(
+        reason = unsupported_parts(
             decoder,
             {
                 **dict.fromkeys(layers, beside(f"{self.name}DecoderLayer")),
@@ -101,6 +102,7 @@ class EncoderDecoder(Family):
                 "activation_fn": None,
             },
         )
+        return reason or unsupported_places(layer.self_attn.layer_idx for layer in decoder.layers)
 
     def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes the decoder of a model that is not `unsupported`."""

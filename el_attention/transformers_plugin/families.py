@@ -87,7 +87,7 @@ FAMILIES: dict[tuple[str, str], Family] = {
     ),
     ("t5", f"T5{_FOR_GENERATION}"): T5("T5"),
     ("mt5", f"MT5{_FOR_GENERATION}"): T5("MT5", scales=False),
-    ("umt5", f"UMT5{_FOR_GENERATION}"): T5("UMT5"),
+    ("umt5", f"UMT5{_FOR_GENERATION}"): T5("UMT5", shares_bias=False),
     ("opt", "OPTForCausalLM"): OPT(),
     ("gpt2", "GPT2LMHeadModel"): GPT2(),
     ("gpt_neo", "GPTNeoForCausalLM"): GPTNeo(),

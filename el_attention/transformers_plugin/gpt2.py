@@ -26,6 +26,7 @@ from el_attention.transformers_plugin.parts import (
     norm,
     unsupported_modules,
     unsupported_parts,
+    unsupported_places,
 )
 
 
@@ -61,7 +62,7 @@ class GPT2(Family):
         )
         if reason is None and any(block.attn.reorder_and_upcast_attn for block in blocks):
             reason = "its attention is computed in float32 whatever its weights are"
-        return reason
+        return reason or unsupported_places(block.attn.layer_idx for block in blocks)
 
     def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes a model that is not `unsupported`."""

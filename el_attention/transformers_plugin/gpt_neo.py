@@ -26,6 +26,7 @@ from el_attention.transformers_plugin.parts import (
     norm,
     unsupported_modules,
     unsupported_parts,
+    unsupported_places,
 )
 
 
@@ -45,7 +46,7 @@ class GPTNeo(Family):
         numbers = map(str, range(len(model.transformer.h)))
         projections = ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj")
         dropouts = ("drop", "dropout", "attn_dropout", "resid_dropout")
-        return unsupported_parts(
+        reason = unsupported_parts(
             model.transformer,
             {
                 **dict.fromkeys(numbers, classes_beside(model, "GPTNeoBlock")),
@@ -60,6 +61,8 @@ class GPTNeo(Family):
                 "act": None,
             },
         )
+        places = (block.attn.attention.layer_id for block in model.transformer.h)
+        return reason or unsupported_places(places)
 
     def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes a model that is not `unsupported`."""

@@ -18,6 +18,7 @@ from el_attention.transformers_plugin.parts import (
     optional_norm,
     unsupported_modules,
     unsupported_parts,
+    unsupported_places,
 )
 
 
@@ -38,7 +39,7 @@ class OPT(Family):
         decoder = model.model.decoder
         numbers = map(str, range(len(decoder.layers)))
         projections = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-        return unsupported_parts(
+        reason = unsupported_parts(
             decoder,
             {
                 **dict.fromkeys(numbers, classes_beside(model, "OPTDecoderLayer")),
@@ -51,6 +52,7 @@ class OPT(Family):
                 "activation_fn": None,
             },
         )
+        return reason or unsupported_places(layer.self_attn.layer_idx for layer in decoder.layers)
 
     def describe(self, model: Any, has_source: bool) -> DecoderSpec:
         """Describes a model that is not `unsupported`."""

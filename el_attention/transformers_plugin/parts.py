@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -64,6 +64,20 @@ def unsupported_parts(module: nn.Module, parts: Mapping[str, Kinds | None]) -> s
         if reason is not None:
             return f"{name} {reason}"
     return None
+
+
+def unsupported_places(places: Iterable[int]) -> str | None:
+    """Returns why some layers do not keep their states each in a place of its own, or None.
+
+    Where a layer stands twice, Transformers keeps the states of both places in one.
+
+    Args:
+        places: where the layers keep their states, one after another.
+    """
+    found = list(places)
+    if set(found) == set(range(len(found))):
+        return None
+    return f"its layers keep their states in the places {found}"
 
 
 def affine(module: Any) -> Affine:

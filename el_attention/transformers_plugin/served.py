@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import GenerationConfig, GenerationMode
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput
 
 from el_attention import plain
@@ -34,6 +36,9 @@ ARGUMENTS = (
     "use_cache",
 )
 
+# What acts in training: layers of Transformers, which drop states by themselves, and these.
+_OF_TRAINING = (nn.modules.dropout._DropoutNd, nn.RReLU)
+
 # What the searches of Transformers pass on to a forward that has no use for it.
 PASSED_ON = ("assistant_tokenizer", "tokenizer")
 
@@ -45,8 +50,9 @@ def unserved_model(model: Any) -> str | None:
         return unserved_family(model)
     if hasattr(model, "_reorder_cache"):
         return "it reorders its cache in its own way"
-    if model.training:
-        return "it is in training"
+    for name, module in model.named_modules():
+        if module.training and _acts_in_training(module):
+            return f"{name or 'it'} is in training"
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return "there are hooks on all modules"
     if "forward" in vars(model) or plain.has_hooks(model):
@@ -54,8 +60,7 @@ def unserved_model(model: Any) -> str | None:
     for name in ("hf_quantizer", "hf_device_map", "_tp_plan_applied", "_compiled_call_impl"):
         if getattr(model, name, None) is not None:
             return f"it has a {name}"
-    reason = family.unsupported(model)
-    return reason if reason is not None else _unserved_weights(model)
+    return family.unsupported(model) or _unserved_attention(model) or _unserved_weights(model)
 
 
 def unserved_run(
@@ -148,6 +153,23 @@ def shares_encoder_output(arguments: Mapping[str, Any]) -> bool:
     return isinstance(arguments.get("encoder_outputs"), ModelOutput) and not any(
         isinstance(value, Cache) for value in arguments.values()
     )
+
+
+def _acts_in_training(module: nn.Module) -> bool:
+    return isinstance(module, _OF_TRAINING) or type(module).__module__.startswith(
+        "transformers.models."
+    )
+
+
+def _unserved_attention(model: nn.Module) -> str | None:
+    """Returns the reason if an attention is computed by what a user has registered, or None."""
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    for name in {getattr(config, "_attn_implementation", None) for config in configs.values()}:
+        for functions in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+            function = functions.get(name)
+            if function is not None and not function.__module__.startswith("transformers."):
+                return f"the attention {name} is of {function.__module__}"
+    return None
 
 
 def _unserved_weights(model: nn.Module) -> str | None:

@@ -27,7 +27,13 @@ from el_attention.decoder import (
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR
 from el_attention.transformers_plugin.family import Family
-from el_attention.transformers_plugin.parts import Kinds, affine, classes_beside, unsupported_parts
+from el_attention.transformers_plugin.parts import (
+    Kinds,
+    affine,
+    classes_beside,
+    unsupported_parts,
+    unsupported_places,
+)
 
 # The layers of a block of the decoder.
 LAYERS = ("LayerSelfAttention", "LayerCrossAttention", "LayerFF")
@@ -40,10 +46,12 @@ class T5(Family):
     Attributes:
         name: what its classes' names begin with.
         scales: whether its configuration may ask for a scaled output.
+        shares_bias: whether all layers use the biases of the first one, and not each its own.
     """
 
     name: str
     scales: bool = True
+    shares_bias: bool = True
 
     output: ClassVar[type[ModelOutput]] = Seq2SeqLMOutput
 
@@ -80,6 +88,8 @@ class T5(Family):
         )
         if reason is None and any(tuple(map(type, block.layer)) != layers for block in blocks):
             reason = f"its blocks are not made of {', '.join(kind.__name__ for kind in layers)}"
+        if reason is None:
+            reason = unsupported_places(block.layer[0].SelfAttention.layer_idx for block in blocks)
         return reason
 
     def describe(self, model: Any, has_source: bool) -> DecoderSpec:
@@ -87,11 +97,11 @@ class T5(Family):
         decoder, scale = model.decoder, 1.0
         if self.scales and model.config.scale_decoder_outputs:
             scale = model.config.d_model**-0.5
-        bias, layers = None, []
+        bias: PositionBias | None = None
+        layers: list[LayerSpec] = []
         for block in decoder.block:
             self_attn, cross_attn, feed_forward = block.layer
-            # Layers without a table of their own use that of a layer before.
-            if self_attn.SelfAttention.has_relative_attention_bias:
+            if not (layers and self.shares_bias):
                 bias = _position_bias(self_attn.SelfAttention)
             layers.append(_layer(self_attn, cross_attn if has_source else None, feed_forward, bias))
         return DecoderSpec(
@@ -151,8 +161,10 @@ def _norm(module: Any) -> Norm:
     return Norm(len(weight), weight, None, module.variance_epsilon, rms=True)
 
 
-def _position_bias(module: Any) -> PositionBias:
-    """Describes the table of an attention, by distance in place of buckets."""
+def _position_bias(module: Any) -> PositionBias | None:
+    """Describes the table of an attention, if any, by distance in place of buckets."""
+    if not module.has_relative_attention_bias:
+        return None
     table, farthest = module.relative_attention_bias.weight, module.relative_attention_max_distance
     buckets, exact = len(table), len(table) // 2
     # Half of the buckets have one distance each; those of the others grow by a factor.

@@ -12,7 +12,9 @@ from el_attention.cost import PART_TOKENS
 from el_attention.transformers_plugin.encoder import encoded
 
 
-def calls(**arguments: Tensor) -> list[tuple[int, dict[str, Any]]]:
+def calls(
+    encoder: nn.Module | None = None, **arguments: Tensor
+) -> list[tuple[int, dict[str, Any]]]:
     """How many sentences each call of an encoder was given, and its other arguments."""
     made: list[tuple[int, dict[str, Any]]] = []
 
@@ -20,7 +22,7 @@ def calls(**arguments: Tensor) -> list[tuple[int, dict[str, Any]]]:
         made.append((len(inputs), given))
         return {**given, "encoder_outputs": BaseModelOutput(torch.zeros(len(inputs), 1, 2))}
 
-    encoded(encode, nn.Linear(1, 1).eval(), torch.zeros(3, PART_TOKENS), arguments)
+    encoded(encode, encoder or nn.Linear(1, 1).eval(), torch.zeros(3, PART_TOKENS), arguments)
     return made
 
 
@@ -35,3 +37,10 @@ def test_the_mask_is_cut_and_what_decoders_read_is_not() -> None:
 def test_sources_with_a_tensor_of_unknown_axes_are_encoded_at_once() -> None:
     head_mask = torch.ones(3, 4)  # as many layers as sentences
     assert [number for number, _ in calls(head_mask=head_mask)] == [3]
+
+
+def test_sources_are_encoded_at_once_where_a_part_of_the_encoder_is_in_training() -> None:
+    encoder = nn.Sequential(nn.Linear(1, 1), nn.Dropout()).eval()
+    assert len(calls(encoder)) == 3
+    encoder[1].train()
+    assert len(calls(encoder)) == 1

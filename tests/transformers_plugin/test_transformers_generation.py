@@ -17,6 +17,13 @@ import el_attention
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
+from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
+from transformers.masking_utils import (  # noqa: E402
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    sdpa_mask,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: E402
+
 from crossed import crossed  # noqa: E402
 from el_attention.decoder import Decoding  # noqa: E402
 from el_attention.transformers_plugin.cache import DecodingCache  # noqa: E402
@@ -297,12 +304,33 @@ def in_training(model: Any) -> None:
             module.dropout = 0.0
 
 
+def layer_in_training(model: Any) -> None:
+    model.model.decoder.layers[1].dropout = 0.5
+    model.model.decoder.layers[1].train()
+
+
+def own_attention(model: Any) -> None:
+    def sharpened(module: nn.Module, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return sdpa_attention_forward(module, 2 * query, *args, **kwargs)
+
+    ALL_ATTENTION_FUNCTIONS.register("sharpened", sharpened)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("sharpened", sdpa_mask)
+    model.set_attn_implementation("sharpened")
+
+
+def first_layer_left_out(model: Any) -> None:
+    del model.model.decoder.layers[0]
+
+
 CHANGES = {
     "hook": (hook, "hooks"),
     "another class": (other_class, "is a Doubled, expected a Linear"),
     "mixed numbers": (mixed, "final_logits_bias is torch.float32"),
     "a forward of its own": (own_forward, "it has a forward of its own, or hooks"),
     "training": (in_training, "it is in training"),
+    "a layer in training": (layer_in_training, "model.decoder.layers.1 is in training"),
+    "an attention of the user": (own_attention, f"the attention sharpened is of {__name__}"),
+    "a layer less": (first_layer_left_out, "its layers keep their states in the places [1]"),
 }
 
 
@@ -312,12 +340,25 @@ def test_models_that_are_not_what_they_seem_are_run_by_transformers(change, capl
     stock, model = build("bart"), el_attention.convert(build("bart"))
     alter(stock)
     alter(model)
-    arguments = inputs(stock)
+    arguments, found = inputs(stock), []
     with caplog.at_level(logging.INFO, logger="el_attention"):
-        assert torch.equal(
-            stock.generate(**arguments, num_beams=3), model.generate(**arguments, num_beams=3)
-        )
+        for either in (stock, model):
+            torch.manual_seed(2)
+            found.append(either.generate(**arguments, num_beams=3))
+    assert torch.equal(*found)
     assert reason in caplog.text
+
+
+@pytest.mark.skipif(IS_4, reason=T5_OF_4)
+@pytest.mark.parametrize("name", ["t5", "umt5"])
+def test_layers_that_changed_places_attend_by_the_biases_that_transformers_gives_them(name) -> None:
+    stock, model = build(name), el_attention.convert(build(name))
+    for either in (stock, model):
+        blocks = either.decoder.block
+        blocks[0], blocks[1] = blocks[1], blocks[0]
+    arguments = inputs(stock)
+    assert_same(generated(stock, arguments), generated(model, arguments), 1e-6)
+    assert_served(model)
 
 
 @pytest.mark.skipif(IS_4, reason=T5_OF_4)
