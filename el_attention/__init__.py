@@ -41,7 +41,13 @@ else:
     fairseq_plugin.register_tasks()
 
 
-def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -> Any:
+def convert(
+    target: Any,
+    plan: str = "auto",
+    memory_budget: int | None = None,
+    *,
+    generation_only: bool = False,
+) -> Any:
     """Makes a model, hub interface or generator use EL-attention.
 
     Models of Transformers go to `transformers_plugin.convert`, everything else to fairseq's
@@ -51,6 +57,8 @@ def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -
         target: what is to generate; it is changed in place.
         plan: "auto", "expanded-query" or "shared-projection".
         memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
+        generation_only: whether the model is there to generate: float32 weights of the decoder that
+            16 bits hold exactly are kept so alone, on a CPU, until something else reads them.
 
     Returns:
         `target`.
@@ -63,10 +71,12 @@ def convert(target: Any, plan: str = "auto", memory_budget: int | None = None) -
     if any(base.__module__.partition(".")[0] == "transformers" for base in type(target).__mro__):
         from el_attention import transformers_plugin
 
-        return transformers_plugin.convert(target, plan, memory_budget)
+        return transformers_plugin.convert(
+            target, plan, memory_budget, generation_only=generation_only
+        )
     if fairseq_error is not None:
         raise ImportError(f"el_attention.convert needs fairseq: {fairseq_error}") from fairseq_error
-    return fairseq_plugin.convert(target, plan, memory_budget)
+    return fairseq_plugin.convert(target, plan, memory_budget, generation_only=generation_only)
 
 
 def __getattr__(name: str) -> Any:

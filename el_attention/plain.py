@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as everywhere
 
+from el_attention.decoder import FreedModule
+
 
 def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
     """Returns why `module` may compute something else than `kinds` do, or None.
@@ -16,8 +18,9 @@ def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | 
         module: any.
         kinds: classes that compute the same; the first is the one to name.
     """
-    if type(module) not in kinds:
-        got, expected = type(module), kinds[0]
+    kind = module._base if isinstance(module, FreedModule) else type(module)
+    if kind not in kinds:
+        got, expected = kind, kinds[0]
         if got.__name__ == expected.__name__:
             return f"is a {_qualified(got)}, expected a {_qualified(expected)}"
         return f"is a {got.__name__}, expected a {expected.__name__}"

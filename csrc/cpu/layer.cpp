@@ -108,10 +108,13 @@ at::Tensor read_rows(const Attention& attention, const at::Tensor& x, int64_t be
 at::Tensor Affine::operator()(const at::Tensor& x) const {
   const int64_t rows = x.size(0);
   const bool few = rows <= kFewRows;
+  const auto stored = weight.scalar_type();
+  const bool is_narrow =
+      x.scalar_type() == at::kFloat && (stored == at::kHalf || stored == at::kBFloat16);
   // As `linear` of el_attention/ops/operators.py chooses.
-  const bool runs = rows <= kMostRows && x.scalar_type() == weight.scalar_type() &&
+  const bool runs = rows <= kMostRows && (x.scalar_type() == stored || is_narrow) &&
                     (weight.stride(1) == 1 || (weight.stride(0) == 1 && few));
-  if (!runs) return at::linear(x, weight, bias);
+  if (!runs) return at::linear(x, is_narrow ? weight.to(at::kFloat) : weight, bias);
   return own_linear(x, few && narrow.has_value() ? *narrow : weight, bias);
 }
 

@@ -14,7 +14,7 @@ namespace el_attention::cpu {
 
 // x W^T + b
 struct Affine {
-  at::Tensor weight;  // [O, I]
+  at::Tensor weight;  // [O, I]; of float32 layers also in 16 bits, which are widened
   std::optional<at::Tensor> bias;
   std::optional<at::Tensor> narrow;  // the values of a float32 weight in 16 bits
 

@@ -109,7 +109,7 @@ class _OfTransformers:
         return sum(tensor.nbytes for tensor in self._model.state_dict().values())
 
     def limit(self, memory_budget: int) -> None:
-        self._convert(self._model, self._plan, memory_budget)
+        self._convert(self._model, self._plan, memory_budget, generation_only=True)
 
     def trial(self) -> str | None:
         tokens = self.read(_TRIAL)

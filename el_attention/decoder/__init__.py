@@ -4,6 +4,13 @@ Nothing here knows a framework: a front end reads a model, describes it by a `De
 drives a `Decoding`.
 """
 
+from el_attention.decoder.freed import (
+    FreedEmbedding,
+    FreedModule,
+    free_weights,
+    stored_weight,
+    weight_dtype,
+)
 from el_attention.decoder.narrow import NarrowWeights
 from el_attention.decoder.runtime import Decoding, Step
 from el_attention.decoder.specs import (
@@ -25,10 +32,15 @@ __all__ = [
     "Decoding",
     "EmbeddingSpec",
     "FeedForwardSpec",
+    "FreedEmbedding",
+    "FreedModule",
     "LayerSpec",
     "NarrowWeights",
     "Norm",
     "OutputSpec",
     "PositionBias",
     "Step",
+    "free_weights",
+    "stored_weight",
+    "weight_dtype",
 ]

@@ -54,8 +54,7 @@ class NarrowWeights:
             spec: the spec of the model as it is now.
         """
         kept, self._kept = self._kept, {}
-        tokens = spec.embedding.tokens.detach()
-        if spec.dtype != torch.float32 or not tokens.is_cpu or compiled.unsupported(tokens):
+        if not reads_narrow(spec):
             return spec
         looking = _Looking(kept, int(_SHARE * free_bytes(spec.device)))
         result = _mapped(spec, looking, {})
@@ -64,10 +63,16 @@ class NarrowWeights:
         return result
 
     def _say(self, looking: _Looking) -> None:
+        narrow = [*self._kept.values(), *looking.alone.values()]
         line = None
-        if self._kept:
-            size = in_units(sum(narrow.nbytes for narrow in self._kept.values()))
-            line = f"{len(self._kept)} of {len(looking.found)} are kept in 16 bits, too: {size}"
+        if narrow:
+            dtypes = {str(each.dtype).removeprefix("torch.") for each in narrow}
+            line = (
+                f"{len(narrow)} of {len(looking.found) + len(looking.alone)} are exactly "
+                f"{' or '.join(sorted(dtypes))} and read as such: "
+                f"{in_units(sum(each.nbytes for each in narrow))}, "
+                f"{len(looking.alone)} of them in place of float32"
+            )
         if looking.refused:
             line = f"{'' if line is None else line + '; '}no room for {looking.refused} others"
         if line is not None and line != self._said:
@@ -75,16 +80,24 @@ class NarrowWeights:
         self._said = line
 
 
+def reads_narrow(spec: DecoderSpec) -> bool:
+    """Tells whether steps of a decoder read narrow weights."""
+    tokens = spec.embedding.tokens.detach()
+    return spec.dtype == torch.float32 and tokens.is_cpu and compiled.unsupported(tokens) is None
+
+
 class _Looking:
     """Looks at the weights of a model, each once.
 
     Attributes:
         found: the narrow weights, or None where there is none.
+        alone: the narrow weights that have no float32 one beside them.
         refused: how many there was no room for.
     """
 
     def __init__(self, kept: dict[Place, Tensor], room: int) -> None:
         self.found: dict[Place, Tensor | None] = {}
+        self.alone: dict[Place, Tensor] = {}
         self.refused = 0
         self._kept = kept
         self._room = room
@@ -92,9 +105,10 @@ class _Looking:
     def __call__(self, affine: Affine) -> Affine:
         """Returns an affine layer with its narrow weight, if there is one."""
         weight = affine.weight
-        if weight.dtype != torch.float32:
-            return affine
         place = weight.data_ptr(), weight.shape, weight.stride()
+        if weight.dtype != torch.float32:
+            self.alone[place] = weight
+            return affine
         if place not in self.found:
             self.found[place] = self._look(weight.detach(), self._kept.get(place))
         narrow = self.found[place]

@@ -39,7 +39,8 @@ class Affine:
     """x W^T + b.
 
     Attributes:
-        weight: [O, I]; of any strides, so that the transpose of a weight kept as [I, O] will do.
+        weight: [O, I]; of any strides, so that the transpose of a weight kept as [I, O] will do;
+            of a float32 layer on a CPU also a narrow weight.
         bias: [O] or None.
         narrow: [O, I], the same values in 16 bits, or None.
     """
@@ -118,6 +119,7 @@ class EmbeddingSpec:
             None for none.
         offset: row of position 0, of a table.
         norm: the norm of the sum, or None.
+        dtype: of the result, where `tokens` is a narrow weight; None for that of `tokens`.
     """
 
     tokens: Tensor
@@ -127,6 +129,7 @@ class EmbeddingSpec:
     positions: Tensor | Positions | None = None
     offset: int = 0
     norm: Norm | None = None
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         _expect("tokens: dimensions", 2, self.tokens.dim())
@@ -165,6 +168,8 @@ class EmbeddingSpec:
             ValueError: if an int position is beyond the table.
         """
         x = F.embedding(tokens, self.tokens)
+        if self.dtype is not None:
+            x = x.to(self.dtype)
         if self.scale != 1.0:
             x = self.scale * x
         for projection in self.projections:
@@ -421,7 +426,7 @@ class DecoderSpec:
     @property
     def dtype(self) -> torch.dtype:
         """Of the token embeddings, and so of the states."""
-        return self.embedding.tokens.dtype
+        return self.embedding.dtype or self.embedding.tokens.dtype
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from typing import Any
 from weakref import WeakSet
 
 from fairseq.models import BaseFairseqModel
@@ -12,7 +14,8 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase
 from fairseq.sequence_generator import SequenceGenerator
 
 from el_attention.attention import Planner
-from el_attention.decoder import NarrowWeights
+from el_attention.decoder import NarrowWeights, free_weights
+from el_attention.fairseq_plugin import describe
 from el_attention.fairseq_plugin.architecture import architecture_of
 from el_attention.fairseq_plugin.attention import ELAttention
 from el_attention.fairseq_plugin.decoder import ELDecoder
@@ -63,6 +66,15 @@ def convert_model(model: BaseFairseqModel, plan: str, memory_budget: int | None)
             # fairseq 0.12.2's fast path cannot handle padding with today's torch.
             if hasattr(module, "can_use_fastpath"):
                 module.can_use_fastpath = False
+
+
+def free_models(models: Iterable[Any]) -> None:
+    """Frees float32 weights of converted models, wrapped or not; see `decoder.free_weights`."""
+    for model in map(original, models):
+        decoder = getattr(model, "decoder", None)
+        if isinstance(decoder, ELDecoder) and describe.unsupported(decoder) is None:
+            with_source = getattr(model, "encoder", None) is not None
+            free_weights(model, describe.spec_of(decoder, with_source))
 
 
 def unsupported(model: BaseFairseqModel) -> str | None:

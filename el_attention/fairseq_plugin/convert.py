@@ -9,7 +9,7 @@ from fairseq.models import BaseFairseqModel
 from fairseq.sequence_generator import SequenceGenerator
 
 from el_attention.attention import PLAN_CHOICES
-from el_attention.fairseq_plugin.conversion import convert_generator, convert_model
+from el_attention.fairseq_plugin.conversion import convert_generator, convert_model, free_models
 from el_attention.fairseq_plugin.hub import ELHub
 from el_attention.fairseq_plugin.task import ELTask
 from el_attention.plain import original
@@ -18,7 +18,13 @@ from el_attention.specialize import specialize
 T = TypeVar("T", BaseFairseqModel, GeneratorHubInterface, SequenceGenerator)
 
 
-def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> T:
+def convert(
+    target: T,
+    plan: str = "auto",
+    memory_budget: int | None = None,
+    *,
+    generation_only: bool = False,
+) -> T:
     """Makes a model, a hub interface or a generator use EL-attention when it generates.
 
     The object is changed in place and stays what it was: same parameters and names, same results.
@@ -31,6 +37,8 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
             `from_pretrained`; or a `SequenceGenerator`, whose models are converted too.
         plan: "auto", "expanded-query" or "shared-projection".
         memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
+        generation_only: whether the model is there to generate: float32 weights of the decoder that
+            16 bits hold exactly are kept so alone, on a CPU, until something else reads them.
 
     Returns:
         `target`.
@@ -45,15 +53,20 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
         task = specialize(target.task, ELTask)
         task.el_plan, task.el_memory_budget = plan, memory_budget
         specialize(target, ELHub)
-        for model in target.models:
+        models = list(target.models)
+        for model in models:
             convert_model(model, plan, memory_budget)
     elif isinstance(target, SequenceGenerator):
+        models = list(target.model.models)
         convert_generator(target, plan, memory_budget)
     elif isinstance(original(target), BaseFairseqModel):
+        models = [target]
         convert_model(original(target), plan, memory_budget)
     else:
         raise TypeError(
             "convert: expected a fairseq model, a hub interface or a SequenceGenerator, "
             f"got {type(original(target)).__name__}"
         )
+    if generation_only:
+        free_models(models)
     return target

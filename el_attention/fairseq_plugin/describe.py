@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from fairseq.modules import (
     FairseqDropout,
     LayerDropModuleList,
@@ -25,6 +26,8 @@ from el_attention.decoder import (
     LayerSpec,
     Norm,
     OutputSpec,
+    stored_weight,
+    weight_dtype,
 )
 from el_attention.fairseq_plugin.attention import ELAttention
 from el_attention.fairseq_plugin.attention_step import acts, sinks_of
@@ -110,7 +113,7 @@ def unsupported_layer(layer: Any) -> str | None:
     for name in ("self_attn", "encoder_attn"):
         attention = getattr(layer, name)
         if attention is not None:
-            reason = attention.unsupported(layer.fc1.weight.dtype)
+            reason = attention.unsupported(weight_dtype(layer.fc1))
             if reason is not None:
                 return f"{name}: {reason}"
     return None
@@ -143,14 +146,16 @@ def embedding_of(decoder: ELDecoder, positions: int = 0) -> EmbeddingSpec:
     before = (decoder.quant_noise, decoder.project_in_dim)
     module = decoder.embed_positions
     offset = 0 if module is None else module.padding_idx + 1
-    table = None if module is None else _table(module, decoder.embed_tokens.weight, positions)
+    tokens, dtype = stored_weight(decoder.embed_tokens), weight_dtype(decoder.embed_tokens)
+    table = None if module is None else _table(module, tokens.device, dtype, positions)
     return EmbeddingSpec(
-        tokens=decoder.embed_tokens.weight,
+        tokens=tokens,
         scale=decoder.embed_scale,
         projections=tuple(affine for part in before if (affine := _affine(part)) is not None),
         positions=table,
         offset=offset,
         norm=_norm(decoder.layernorm_embedding),
+        dtype=dtype,
     )
 
 
@@ -166,7 +171,7 @@ def _part(module: nn.Module, kinds: Kinds) -> str | None:
     return reason
 
 
-def _table(module: Any, like: Tensor, positions: int) -> Tensor:
+def _table(module: Any, device: torch.device, dtype: torch.dtype, positions: int) -> Tensor:
     """The embeddings of positions, [rows, C]."""
     if isinstance(module, LearnedPositionalEmbedding):
         return module.weight
@@ -176,7 +181,7 @@ def _table(module: Any, like: Tensor, positions: int) -> Tensor:
         table = SinusoidalPositionalEmbedding.get_embedding(
             2 * rows, module.embedding_dim, module.padding_idx
         )
-    result: Tensor = table.to(like)
+    result: Tensor = table.to(device, dtype)
     return result
 
 
@@ -223,7 +228,7 @@ def output_of(decoder: ELDecoder) -> OutputSpec | None:
 
 
 def _required_affine(module: nn.Linear) -> Affine:
-    return Affine(module.weight, module.bias)
+    return Affine(stored_weight(module), module.bias)
 
 
 def _affine(module: nn.Linear | None) -> Affine | None:

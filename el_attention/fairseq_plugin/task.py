@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from el_attention.fairseq_plugin.conversion import convert_generator, convert_model
+from el_attention.fairseq_plugin.conversion import convert_generator, convert_model, free_models
 from el_attention.fairseq_plugin.every_sentence import EverySentence
 from el_attention.fairseq_plugin.hub import of_batch
 from el_attention.fairseq_plugin.inference import ELInferenceModel, Run
@@ -145,6 +145,7 @@ class ELTask(ELInteractive, Specialized, _Base):
         )
         if isinstance(generator, SequenceGenerator):
             convert_generator(generator, self.plan, self.memory_budget)
+            self._free_weights(models)
             if self._replaces_unknown_words():
                 generator.model.keep_attention = True
         set_more_options(generator, self, args)
@@ -171,6 +172,7 @@ class ELTask(ELInteractive, Specialized, _Base):
         if is_generated and cfg.generation.replace_unk is not None:
             require_original_text(dataset)
         if by_memory:
+            self._free_weights(self.el_models)
             sizes = BatchSizes(self.el_models, cfg, self.plan, self.memory_budget)
             wrap = partial(DatasetByMemory, sizes=sizes)
             dataset = dataset.around(wrap) if is_lines else wrap(dataset)
@@ -226,6 +228,12 @@ class ELTask(ELInteractive, Specialized, _Base):
             self.el_run = Run()
         return self.el_run
 
+    def _free_weights(self, models: Any) -> None:
+        """Frees float32 weights where a program, and no hub interface, generates with models."""
+        cfg = self._run().cfg
+        if cfg is not None and cfg.common_eval.path is not None:
+            free_models(models)
+
     def _open_journal(self, models: Any) -> Journal:
         models = list(models)
         same = [*map(id, models)] == [*map(id, self.el_recorded)]
@@ -234,6 +242,7 @@ class ELTask(ELInteractive, Specialized, _Base):
             settings = run_settings(self, models, *self.el_generation, self._run().cfg)
             self.el_journal = Journal(Path(option_of(self, "journal")), settings)
             self.el_recorded = models
+            self._free_weights(models)  # which the settings have read
         return self.el_journal
 
     def _close_journal(self) -> None:

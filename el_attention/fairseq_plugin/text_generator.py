@@ -18,7 +18,7 @@ from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretra
 from torch import Tensor
 
 from el_attention.fairseq_plugin.batching import BatchSizes
-from el_attention.fairseq_plugin.conversion import convert_model, unsupported
+from el_attention.fairseq_plugin.conversion import convert_model, free_models, unsupported
 from el_attention.fairseq_plugin.load import load
 from el_attention.fairseq_plugin.run_key import run_settings
 from el_attention.fairseq_plugin.unknown_words import language_tokens
@@ -156,6 +156,7 @@ class TextGenerator:
         """Sets the bytes for states and temporaries of a batch, for the choice of plans."""
         for model in self._models:
             convert_model(original(model), self._plan, memory_budget)
+        free_models(self._models)
 
     def trial(self) -> str | None:
         """Generates once, and returns why there is no hypothesis, or None."""

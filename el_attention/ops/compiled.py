@@ -102,12 +102,17 @@ def runs_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and x.is_cpu
         and _instruction_set() != ""
         and x.dtype in DTYPES
-        and x.dtype == weight.dtype
+        and (x.dtype == weight.dtype or is_narrow(x, weight))
         and x.numel() <= FEW_ROWS * x.size(-1)
         # Else torch's own product takes it as it lies, and the compiled one a copy.
         and (weight.stride(-1) == 1 or (weight.stride(0) == 1 and is_bound_by_reading(x)))
         and not _needs_derivative(x, weight, *(() if bias is None else (bias,)))
     )
+
+
+def is_narrow(x: Tensor, weight: Tensor) -> bool:
+    """Tells whether a linear layer of x widens its weight."""
+    return x.dtype == torch.float32 and x.is_cpu and weight.dtype in (torch.float16, torch.bfloat16)
 
 
 def is_bound_by_reading(x: Tensor) -> bool:

@@ -62,7 +62,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, narrow: Tensor | None
 
     Args:
         x: [..., I].
-        weight: [O, I].
+        weight: [O, I]; for float32 x on a CPU also float16 or bfloat16, with the bits of the same
+            weight in float32.
         bias: [O] or None.
         narrow: [O, I], the values of a float32 `weight` in 16 bits (`narrowed`), which that
             operator reads in its place for up to 8 rows, with the same result; or None.
@@ -79,7 +80,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, narrow: Tensor | None
         if narrow is not None and compiled.is_bound_by_reading(x):
             weight = narrow
         return compiled.linear(x, weight, bias)
-    return F.linear(x, weight, bias)
+    return F.linear(x, weight.float() if compiled.is_narrow(x, weight) else weight, bias)
 
 
 def block_ngrams_(

@@ -12,6 +12,7 @@ from el_attention.attention import PLAN_CHOICES
 from el_attention.decoder import NarrowWeights
 from el_attention.specialize import specialize
 from el_attention.transformers_plugin.families import family_of, unserved_family
+from el_attention.transformers_plugin.freed import free
 from el_attention.transformers_plugin.model import ELModel
 
 T = TypeVar("T", bound=PreTrainedModel)
@@ -19,7 +20,13 @@ T = TypeVar("T", bound=PreTrainedModel)
 logger = logging.getLogger(__name__)
 
 
-def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> T:
+def convert(
+    target: T,
+    plan: str = "auto",
+    memory_budget: int | None = None,
+    *,
+    generation_only: bool = False,
+) -> T:
     """Makes a model of Transformers use EL-attention when it generates.
 
     The object is changed in place and stays what it was: same parameters, same name of its class,
@@ -31,6 +38,8 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
         target: a model.
         plan: "auto", "expanded-query" or "shared-projection".
         memory_budget: bytes that "auto" plans for, beyond what is loaded; None for what is free.
+        generation_only: whether the model is there to generate: float32 weights of the decoder that
+            16 bits hold exactly are kept so alone, on a CPU, until something else reads them.
 
     Returns:
         `target`.
@@ -50,4 +59,6 @@ def convert(target: T, plan: str = "auto", memory_budget: int | None = None) -> 
     assert isinstance(model, ELModel)
     model.el_plan, model.el_memory_budget, model.el_announced = plan, memory_budget, set()
     model.el_narrow = NarrowWeights()
+    if generation_only:
+        free(model)
     return target

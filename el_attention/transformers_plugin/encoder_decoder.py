@@ -18,6 +18,8 @@ from el_attention.decoder import (
     FeedForwardSpec,
     LayerSpec,
     OutputSpec,
+    stored_weight,
+    weight_dtype,
 )
 from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.parts import (
@@ -157,16 +159,17 @@ class EncoderDecoder(Family):
         # The row of position 0.
         offset = getattr(positions, "offset", 0)
         return EmbeddingSpec(
-            tokens=tokens.weight,
+            tokens=stored_weight(tokens),
             scale=decoder.embed_scale if self.scales else getattr(tokens, "embed_scale", 1.0),
             tokens_norm=normed if self.norms_tokens else None,
-            positions=self._positions(positions, tokens.weight),
+            positions=self._positions(positions, tokens),
             offset=positions.padding_idx + 1 if self._skips(positions) else offset,
             norm=None if self.norms_tokens else normed,
+            dtype=weight_dtype(tokens),
         )
 
-    def _positions(self, module: Any, tokens: Tensor) -> Any:
-        """Returns what `EmbeddingSpec` has for positions, beside token embeddings [V, C]."""
+    def _positions(self, module: Any, tokens: Any) -> Any:
+        """Returns what `EmbeddingSpec` has for positions, beside a module of token embeddings."""
         return module.weight if hasattr(module, "weight") else module.weights
 
     def _layer(self, layer: Any, has_source: bool) -> LayerSpec:
@@ -208,11 +211,13 @@ class Whisper(EncoderDecoder):
 class PegasusX(EncoderDecoder):
     """Its encodings of positions lie in no table."""
 
-    def _positions(self, module: Any, tokens: Tensor) -> Any:
+    def _positions(self, module: Any, tokens: Any) -> Any:
+        weight, dtype = stored_weight(tokens), weight_dtype(tokens)
+
         def encodings(positions: Tensor) -> Tensor:
             # It looks at the shape and dtype of embeddings [sentences, tokens, C] alone.
             flat = positions.flatten()
-            like = tokens.new_empty(1).expand(1, len(flat), tokens.size(1))
+            like = weight.new_empty(1, dtype=dtype).expand(1, len(flat), weight.size(1))
             return module(like, position_ids=flat.unsqueeze(1))[0].view(*positions.shape, -1)
 
         return encodings

@@ -17,6 +17,8 @@ from el_attention.decoder import (
     FeedForwardSpec,
     LayerSpec,
     OutputSpec,
+    stored_weight,
+    weight_dtype,
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM
 from el_attention.transformers_plugin.family import Family
@@ -68,7 +70,11 @@ class GPT2(Family):
         """Describes a model that is not `unsupported`."""
         decoder = model.transformer
         return DecoderSpec(
-            embedding=EmbeddingSpec(tokens=decoder.wte.weight, positions=decoder.wpe.weight),
+            embedding=EmbeddingSpec(
+                tokens=stored_weight(decoder.wte),
+                positions=decoder.wpe.weight,
+                dtype=weight_dtype(decoder.wte),
+            ),
             layers=tuple(
                 LayerSpec(
                     pre_norm=True,
@@ -112,4 +118,4 @@ def _attention(module: Any) -> AttentionSpec:
 
 def _transposed(module: Any) -> Affine:
     """Describes a `Conv1D`."""
-    return Affine(module.weight.t(), module.bias)
+    return Affine(stored_weight(module).t(), module.bias)

@@ -17,6 +17,8 @@ from el_attention.decoder import (
     LayerSpec,
     OutputSpec,
     PositionBias,
+    stored_weight,
+    weight_dtype,
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM
 from el_attention.transformers_plugin.family import Family
@@ -68,7 +70,11 @@ class GPTNeo(Family):
         """Describes a model that is not `unsupported`."""
         decoder, windows = model.transformer, dict[int, PositionBias]()
         return DecoderSpec(
-            embedding=EmbeddingSpec(tokens=decoder.wte.weight, positions=decoder.wpe.weight),
+            embedding=EmbeddingSpec(
+                tokens=stored_weight(decoder.wte),
+                positions=decoder.wpe.weight,
+                dtype=weight_dtype(decoder.wte),
+            ),
             layers=tuple(
                 LayerSpec(
                     pre_norm=True,
@@ -112,7 +118,7 @@ def _attention(module: Any, windows: dict[int, PositionBias]) -> AttentionSpec:
 
 def _window(module: Any, seen: int) -> PositionBias:
     """Describes that each token sees itself and those before it, `seen` in all."""
-    weight = module.q_proj.weight
+    weight = module.k_proj.weight
     values = weight.new_zeros(seen + 1, module.num_heads)
     values[seen] = -torch.inf
     return PositionBias(values)

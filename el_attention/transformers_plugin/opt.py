@@ -8,7 +8,15 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from el_attention.decoder import DecoderSpec, EmbeddingSpec, FeedForwardSpec, LayerSpec, OutputSpec
+from el_attention.decoder import (
+    DecoderSpec,
+    EmbeddingSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    OutputSpec,
+    stored_weight,
+    weight_dtype,
+)
 from el_attention.transformers_plugin.encoder_decoder import LINEAR, NORM, attention
 from el_attention.transformers_plugin.family import Family
 from el_attention.transformers_plugin.parts import (
@@ -60,10 +68,11 @@ class OPT(Family):
         into, out = decoder.project_in, decoder.project_out
         return DecoderSpec(
             embedding=EmbeddingSpec(
-                tokens=decoder.embed_tokens.weight,
+                tokens=stored_weight(decoder.embed_tokens),
                 projections=() if into is None else (affine(into),),
                 positions=decoder.embed_positions.weight,
                 offset=decoder.embed_positions.offset,
+                dtype=weight_dtype(decoder.embed_tokens),
             ),
             layers=tuple(
                 LayerSpec(

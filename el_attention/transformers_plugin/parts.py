@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from el_attention import plain
-from el_attention.decoder import Affine, Norm
+from el_attention.decoder import Affine, Norm, stored_weight
 from el_attention.specialize import Specialized
 
 Kinds = tuple[type[nn.Module], ...]
@@ -82,7 +82,7 @@ def unsupported_places(places: Iterable[int]) -> str | None:
 
 def affine(module: Any) -> Affine:
     """Describes an `nn.Linear`."""
-    return Affine(module.weight, module.bias)
+    return Affine(stored_weight(module), module.bias)
 
 
 def norm(module: Any) -> Norm:

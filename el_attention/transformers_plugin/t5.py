@@ -24,6 +24,8 @@ from el_attention.decoder import (
     Norm,
     OutputSpec,
     PositionBias,
+    stored_weight,
+    weight_dtype,
 )
 from el_attention.transformers_plugin.encoder_decoder import LINEAR
 from el_attention.transformers_plugin.family import Family
@@ -105,7 +107,9 @@ class T5(Family):
                 bias = _position_bias(self_attn.SelfAttention)
             layers.append(_layer(self_attn, cross_attn if has_source else None, feed_forward, bias))
         return DecoderSpec(
-            embedding=EmbeddingSpec(decoder.embed_tokens.weight),
+            embedding=EmbeddingSpec(
+                stored_weight(decoder.embed_tokens), dtype=weight_dtype(decoder.embed_tokens)
+            ),
             layers=tuple(layers),
             norm=_norm(decoder.final_layer_norm),
             output=OutputSpec(affine(model.lm_head), scale),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from el_attention.decoder import stored_weight
 from el_attention.robust.memory import is_out_of_memory
 from el_attention.transformers_plugin.inputs import Reader
 from el_attention.transformers_plugin.options import Options
@@ -28,7 +29,7 @@ class Texts(Reader):
         self._tokenizer, self._options, self._device = tokenizer, options, model.device
         known = (model.config.pad_token_id, getattr(tokenizer, "pad_token_id", None), 0)
         self._padding = next(token for token in known if token is not None)
-        self._vocabulary = model.get_input_embeddings().weight.size(0)
+        self._vocabulary = stored_weight(model.get_input_embeddings()).size(0)
         self._continues = not model.config.is_encoder_decoder
         self._positions = getattr(model.config, "max_position_embeddings", None)
         self._cut: dict[str, Any] = {}

@@ -122,6 +122,31 @@ def test_one_call_reads_narrow_weights(beam, monkeypatch) -> None:
     assert read == [torch.float16, torch.float16, torch.float32]
 
 
+@pytest.mark.parametrize("beam", [1, 5, 100])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_one_call_takes_narrow_weights_alone(transposed, beam, monkeypatch) -> None:
+    """Of few rows, of more, and of more than the operator takes."""
+    shape = Shape(source=6, transposed=transposed)
+    spec = random_decoder(shape, torch.float32)
+    layers = []
+    for layer in spec.layers:
+        query, up = layer.self_attn.query, layer.feed_forward.up
+        for affine in (query, up):
+            affine.weight.copy_(affine.weight.half())
+        self_attn = replace(layer.self_attn, query=replace(query, weight=query.weight.half()))
+        feed_forward = replace(layer.feed_forward, up=replace(up, weight=up.weight.half()))
+        layers.append(replace(layer, self_attn=self_attn, feed_forward=feed_forward))
+    alone = replace(spec, layers=tuple(layers))
+    results = []
+    with torch.no_grad():
+        for spec_of, in_one_call in ((alone, True), (alone, False), (spec, True)):
+            decoding = decoding_of(
+                spec_of, "shared-projection", beam, shape, monkeypatch, in_one_call
+            )
+            results.append(steps(decoding, beam, prompt=True))
+    assert same_bits(results[0], results[1]) and same_bits(results[0], results[2])
+
+
 class Weights(torch.utils._python_dispatch.TorchDispatchMode):
     """Watches which weights the operator of linear layers reads."""
 

@@ -240,8 +240,10 @@ def test_the_public_function_gives_the_same_bits_with_a_narrow_weight(by_input, 
     x, weight, bias = case(rows, 12, 5, torch.bfloat16)
     if by_input:
         weight = weight.t().contiguous().t()
-    arguments = (x.float(), weight.float(), bias.float())
-    assert torch.equal(linear(*arguments, weight), linear(*arguments))
+    x, bias = x.float(), bias.float()
+    expected = linear(x, weight.float(), bias)
+    assert torch.equal(linear(x, weight.float(), bias, weight), expected)  # beside the wide one
+    assert torch.equal(linear(x, weight, bias), expected)
 
 
 @needs_compiled
