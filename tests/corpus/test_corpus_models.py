@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import random
@@ -28,6 +29,8 @@ from transformers.generation import GenerationMixin  # noqa: E402
 
 from el_attention.corpus import Generator, Recipe, Source, engine, generate  # noqa: E402
 from el_attention.corpus.store import folder_of  # noqa: E402
+from el_attention.decoder import FreedModule  # noqa: E402
+from el_attention.ops import extension  # noqa: E402
 
 OPTIONS = {"num_beams": 3, "max_new_tokens": 6, "output_scores": True}
 ARGUMENTS = [
@@ -234,3 +237,17 @@ def test_a_command_that_is_killed_at_random_times_ends_with_the_same_rows(
             break
     assert status == 0 and kills > 1
     assert read_rows(tmp_path / "out.jsonl") == read_rows(tmp_path / "expected.jsonl")
+
+
+@pytest.mark.skipif(extension.unsupported is not None, reason="no compiled operators")
+def test_weights_that_16_bits_hold_are_freed_for_the_rows(tmp_path):
+    path = saved_model(tmp_path)
+    copy.deepcopy(model_of("bart")).half().save_pretrained(path)
+    loaded = engine.Engine(Recipe(str(path), OPTIONS, device="cpu", dtype="float32"))
+    settings, batch = loaded.settings(), {0: loaded._model.read("a b")}
+    expected = loaded.generate(batch)
+    loaded.limit(10**9)
+    found = loaded.generate(batch)
+    freed = [part for part in loaded._model._model.modules() if isinstance(part, FreedModule)]
+    assert freed and found == expected and found[0].hypotheses
+    assert loaded.settings() == settings
