@@ -124,6 +124,8 @@ class ELDecoder(Specialized, _Base):
             reason = f"{replaced[0]} was replaced by one that may not know of shared states"
         elif torch.is_autocast_enabled(device):
             reason = "autocast gives states and weights different dtypes"
+        elif isinstance(self.layers, LayerDropModuleList) and self.layers.training:
+            reason = "layers are in training, and those that LayerDrop leaves out write no row"
         elif torch.is_grad_enabled():
             tensors = [*self.parameters(), *(encoder_out or {}).get("encoder_out", ())]
             if any(tensor.requires_grad for tensor in tensors):
@@ -229,6 +231,8 @@ class ELDecoder(Specialized, _Base):
             rows = (~inside).repeat_interleave(tree.beam)
             active = (~inside).nonzero().flatten()
             features[rows] = step(prev_output_tokens[rows], active)[0]
+        else:
+            self._draw_as_layers_do()
         return features, {"attn": [None], "inner_states": []}
 
     def _step(
@@ -243,9 +247,7 @@ class ELDecoder(Specialized, _Base):
         alignment_heads: int | None = None,
     ) -> Features:
         """Computes features of the last of `tokens`, [G' * B, T], by the runtime."""
-        if isinstance(self.layers, LayerDropModuleList):
-            for _ in self.layers:  # draws random numbers, as at each step of stock fairseq
-                pass
+        self._draw_as_layers_do()
         position = tokens.size(1) - 1
         self._make_room(decoding, position + 1)
         layer = self.el_alignment_layer if alignment_layer is None else alignment_layer
@@ -263,6 +265,12 @@ class ELDecoder(Specialized, _Base):
             attention = by_head.float().to(result.hidden)[:heads].mean(dim=0)
         inner = [x.unsqueeze(0) for x in result.inner]
         return result.hidden.unsqueeze(1), {"attn": [attention], "inner_states": inner}
+
+    def _draw_as_layers_do(self) -> None:
+        """Draws the random numbers that each step of stock fairseq draws."""
+        if isinstance(self.layers, LayerDropModuleList):
+            for _ in self.layers:
+                pass
 
     def _module_step(
         self,

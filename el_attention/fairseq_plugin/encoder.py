@@ -49,9 +49,12 @@ class ELEncoder(Specialized, _Base):
         if reason is not None:
             size = max(1, len(tokens))
         output: dict[str, Any] = {}
-        for index in torch.arange(len(tokens)).split(size):
+        for number, index in enumerate(torch.arange(len(tokens)).split(size)):
             every = len(index) == len(tokens)
-            part = super().forward_torchscript(net_input if every else rows_of(net_input, index))
+            own = net_input if every else rows_of(net_input, index)
+            # LayerDrop draws numbers also where it drops nothing: once, as for a whole batch.
+            with torch.random.fork_rng(devices=[], enabled=number > 0):
+                part = super().forward_torchscript(own)
             part["encoder_embedding"] = []
             for name, tensors in part.items():
                 _put(output, name, tensors, index, len(tokens))
@@ -66,8 +69,9 @@ class ELEncoder(Specialized, _Base):
 
     def _draws(self) -> bool:
         """Whether random numbers are drawn, which would be others in parts."""
-        return self.training or any(
-            isinstance(module, FairseqDropout) and acts(module) for module in self.modules()
+        return any(
+            module.training or (isinstance(module, FairseqDropout) and acts(module))
+            for module in self.modules()
         )
 
     def _is_plain(self) -> bool:

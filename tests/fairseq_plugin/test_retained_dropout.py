@@ -94,3 +94,34 @@ def test_a_dropped_row_takes_its_share_of_the_value_bias_with_it(plan) -> None:
     dropped = heads.eq(0).all(-1)
     assert 0.2 < dropped.double().mean() < 0.4
     torch.testing.assert_close(heads[~dropped], values[~dropped] / 0.7, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("family", ["transformer", "lm"])
+def test_prompts_and_parts_of_a_batch_draw_the_numbers_of_layers_that_may_be_dropped(
+    family, plan, monkeypatch
+) -> None:
+    monkeypatch.setattr("el_attention.fairseq_plugin.parts.PART_TOKENS", 4)
+    models = [model_of(family, decoder_layerdrop=0.5, encoder_layerdrop=0.5)]
+    feature = FEATURES["sampling"]
+    stock = generate(models, family, feature)
+    assert_same(stock, generate(models, family, feature, plan))
+
+
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_layers_are_dropped_in_training(part, monkeypatch) -> None:
+    monkeypatch.setattr("el_attention.fairseq_plugin.parts.PART_TOKENS", 4)
+    model = model_of("transformer", decoder_layerdrop=0.5, encoder_layerdrop=0.5)
+    found = []
+    for plan, trains in ((None, False), (None, True), ("expanded-query", True)):
+        generator = generator_of([model], SYMBOLS, DEFAULT.generation_options())
+        if plan is not None:
+            el_attention.convert(generator, plan)
+        if trains:
+            layers = getattr(generator.model.models[0], part).layers
+            layers.training = True
+        torch.manual_seed(0)
+        found.append(generator.generate(None, DEFAULT.sample()))
+    evaluated, stock, ours = found
+    assert scores(evaluated) != scores(stock), "layers must be dropped"
+    assert_same(stock, ours)
