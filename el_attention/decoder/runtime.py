@@ -14,6 +14,7 @@ from el_attention.decoder.layer import Biases, Layer
 from el_attention.decoder.specs import DecoderSpec
 from el_attention.robust.memory import trim_heap
 from el_attention.state import Payload, Source, States
+from el_attention.transfer import to_device
 
 
 class Step(NamedTuple):
@@ -142,7 +143,7 @@ class Decoding:
             position: the position of all tokens in their sequences, or int64 [G' * B], of each.
             is_padding: bool [G' * B], beams whose token is padding, which no later one sees; or
                 None.
-            active: int64 [G'], the sentences that take this step, or None for all.
+            active: int64 [G'], on the host, the sentences that take this step, or None for all.
             weights_of: the layer whose weights over the source are of use, or None.
 
         Raises:
@@ -166,7 +167,8 @@ class Decoding:
         """Follows the beams, and drops sentences that are not named.
 
         Args:
-            order: int64 [G' * B], the old beam, counted over all sentences, of each new one.
+            order: int64 [G' * B], the old beam, counted over all sentences, of each new one; best
+                on the host, which else waits for it.
         """
         self.states.reorder(order)
 
@@ -184,9 +186,9 @@ class Decoding:
         tree = self.states.tree
         if tree.positions is None:
             raise ValueError("keys_and_values: expected kept positions, got rows without an order")
-        visible = tree.visible.flatten(0, 1)
+        length = int(tree.visible.sum(2).max())
+        (visible,) = to_device(tree.device, tree.visible.flatten(0, 1))
         sentences = torch.arange(len(visible), device=visible.device) // tree.beam
-        length = int(visible.sum(1).max())
         positions = tree.positions[sentences].masked_fill(~visible, -1)
         rows = positions.argsort(dim=1, stable=True)[:, -length:]
         is_missing = ~visible.gather(1, rows)[:, None, :, None]
@@ -232,7 +234,7 @@ class Decoding:
         return {bias: bias(distance) for bias in self._position_biases}
 
     def _check_beams(self, position: int | Tensor) -> None:
-        if isinstance(position, Tensor):
+        if isinstance(position, Tensor) and self.states.tree.beam > 1:
             of_beams = position.view(-1, self.states.tree.beam)
             if not bool((of_beams == of_beams[:, :1]).all()):
                 raise ValueError(

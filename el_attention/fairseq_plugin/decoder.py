@@ -29,6 +29,7 @@ from el_attention.ops import compiled
 from el_attention.plain import has_hooks
 from el_attention.specialize import Specialized
 from el_attention.state import Source, States
+from el_attention.transfer import to_device, to_host
 
 if TYPE_CHECKING:
     from fairseq.models.transformer import TransformerDecoderBase as _Base
@@ -151,7 +152,7 @@ class ELDecoder(Specialized, _Base):
             return
         is_padding = tokens.eq(self.padding_idx)
         is_padding[:, 0] = False
-        lengths = (~is_padding).sum(1)
+        (lengths,) = to_host((~is_padding).sum(1))
         self._make_room(state.decoding, tokens.size(1))
         features = state.decoding.prefill(tokens, is_padding if is_padding.any() else None)
         state.prompt = Prompt(features, lengths, torch.arange(len(tokens), device=tokens.device))
@@ -207,8 +208,10 @@ class ELDecoder(Specialized, _Base):
             state = self.begin(incremental_state, beams // beam, beam, encoder_out)
 
         def step(tokens: Tensor, active: Tensor | None) -> Features:
-            hidden = tokens[:, -1].eq(self.padding_idx)
-            is_padding = hidden if bool(hidden.any()) else None
+            is_padding = None
+            if state.may_pad or not position:
+                hidden = tokens[:, -1].eq(self.padding_idx)
+                is_padding = hidden if bool(hidden.any()) else None
             if state.decoding is None:
                 return self._module_step(
                     state, tokens, encoder_out, incremental_state, is_padding, *args, **kwargs
@@ -228,8 +231,9 @@ class ELDecoder(Specialized, _Base):
         if beams != tree.sentences:
             features = features.repeat_interleave(tree.beam, 0)
         if not bool(inside.all()):
-            rows = (~inside).repeat_interleave(tree.beam)
             active = (~inside).nonzero().flatten()
+            beams_of = torch.arange(beams, device="cpu").view(tree.sentences, tree.beam)
+            (rows,) = to_device(features.device, beams_of[active].flatten())
             features[rows] = step(prev_output_tokens[rows], active)[0]
         else:
             self._draw_as_layers_do()
@@ -327,6 +331,15 @@ class ELDecoder(Specialized, _Base):
                 module.reorder_incremental_state(incremental_state, new_order)
         for (module, _), other in state.modules.elsewhere.items():
             module.reorder_incremental_state(other, new_order)
+
+    def el_follows_on_host(self, incremental_state: dict[str, Any]) -> bool:
+        """Whether the host alone follows the beams: the tree, and no module with a state."""
+        state = DecodingState.find(incremental_state)
+        return (
+            state is not None
+            and state.decoding is not None
+            and self.el_is_plain("reorder_incremental_state", "reorder_incremental_state_scripting")
+        )
 
     def _reads_positions(self) -> bool:
         """Whether an attention draws its dropout mask by the positions of rows."""

@@ -13,6 +13,7 @@ from el_attention.attention import Choice, Planner
 from el_attention.decoder import Decoding
 from el_attention.ops import Rows
 from el_attention.state import Payload, RowCache, States
+from el_attention.transfer import to_device
 
 if TYPE_CHECKING:
     from el_attention.fairseq_plugin.attention_step import AttentionStep
@@ -29,7 +30,7 @@ class Prompt:
 
     Attributes:
         features: [sentences, P, C], the decoder's features at every position.
-        lengths: int64 [G], the number of positions of each living sentence.
+        lengths: int64 [G], on the host, the number of positions of each living sentence.
         columns: int64 [G], the row of `features` of each living sentence.
     """
 
@@ -52,6 +53,7 @@ class DecodingState:
         prompt: a prompt that was processed in one pass, while it is being consumed.
         records_weights: whether anybody reads attention weights; fairseq's layers always ask for
             them.
+        may_pad: whether tokens behind the first may be padding, which no later one sees.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class DecodingState:
         self.modules = ModuleSteps()
         self.prompt: Prompt | None = None
         self.records_weights = True
+        self.may_pad = True
         self._announced = announced
 
     @staticmethod
@@ -111,7 +114,7 @@ class DecodingState:
         """
         self.announce(logging.INFO, f"{kind}: {choice.plan.name}", f" ({choice.reason})")
         operators = f"pure PyTorch, because {reason}" if reason else "compiled"
-        device = self.states.tree.visible.device.type
+        device = self.states.tree.device.type
         self.announce(logging.INFO, f"operators on {device}: {operators}")
 
     def reorder(self, order: Tensor) -> None:
@@ -123,7 +126,9 @@ class DecodingState:
         sentences = self.states.reorder(order)
         if self.prompt is not None:
             self.prompt.lengths = self.prompt.lengths[sentences]
-            self.prompt.columns = self.prompt.columns[sentences]
+            columns = self.prompt.columns
+            (there,) = to_device(columns.device, sentences)
+            self.prompt.columns = columns[there]
 
 
 class ModuleSteps:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from el_attention.ops import MAX_SEGMENTS, Rows
 from el_attention.state.cache import Payload, RowCache
-from el_attention.state.tree import BeamTree, Segment, SlotMapping, View
+from el_attention.state.tree import BeamTree, MixedSentencesError, Segment, SlotMapping, View
+from el_attention.transfer import to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,16 @@ class States:
         Args:
             position: the position of all tokens in their sequences, or int64 [G' * B], of each.
             is_padding: bool [G' * B], beams whose token is padding, or None.
-            active: int64 [G'], the sentences that take the step, or None for all.
+            active: int64 [G'], on the host, the sentences that take the step, or None for all.
         """
         if len(self.tree.segments) == MAX_SEGMENTS:
             sentences = torch.arange(self.tree.sentences, device=self.columns.device)
             self._copy(self.tree.merge(), sentences)
         self._view, self._mappings = self.tree.append(position, is_padding, active)
-        self._source_view = (
-            self._whole_source if active is None else self.source_seen_by(self.columns[active])
-        )
+        self._source_view = self._whole_source
+        if active is not None:
+            (there,) = to_device(self.tree.device, active)
+            self._source_view = self.source_seen_by(self.columns[there])
 
     def append(self, key: Hashable, payload: Payload) -> list[Rows]:
         """Writes this step's rows of an attention, [G' * B, ...]; returns all that are read."""
@@ -131,22 +133,26 @@ class States:
         """Follows the beams; copies states only where beams of different sentences mix.
 
         Args:
-            order: int64 [G' * B], the old beam of each new one.
+            order: int64 [G' * B], the old beam of each new one; the host waits for one that it
+                does not have.
 
         Returns:
-            int64 [G'], the old sentence of each new one.
+            int64 [G'], on the host, the old sentence of each new one.
         """
         beam, before = self.tree.beam, self.tree.sentences
-        if self.tree.accepts(order):
-            self.tree.reorder(order)
-            sentences = order.view(-1, beam)[:, 0] // beam
+        (order,) = to_host(order)
+        try:
+            sentences = self.tree.reorder(order)
+        except MixedSentencesError:
+            segments = self.tree.segments
+            self.tree, there, kept = self.tree.separate(order)
+            self._copy(segments, there, kept)
+            sentences = order // beam
+        else:
             if len(sentences) == before:
                 return sentences
-        else:
-            segments = self.tree.segments
-            self.tree, sentences, kept = self.tree.separate(order)
-            self._copy(segments, sentences, kept)
-        self.columns = self.columns[sentences]
+            (there,) = to_device(self.tree.device, sentences)
+        self.columns = self.columns[there]
         self._whole_source = self._source_view = self.source_seen_by(self.columns)
         return sentences
 
