@@ -17,6 +17,7 @@ from el_attention.fairseq_plugin.decoder import ELDecoder
 from el_attention.fairseq_plugin.decoding import DecodingState
 from el_attention.ops import log_sum_exp
 from el_attention.plain import original
+from el_attention.transfer import to_device
 
 if TYPE_CHECKING:
     from el_attention.fairseq_plugin.ensemble import ELEnsemble
@@ -73,7 +74,9 @@ class EnsembleScorer:
         for model, incremental_state in zip(ensemble.models, self._states, strict=True):
             state = DecodingState.find(incremental_state)
             if state is not None:  # else the decoder's own forward begins
-                state.records_weights = not model.decoder.el_is_plain(*READERS)
+                is_plain = model.decoder.el_is_plain(*READERS)
+                # `beam_search` gives padding to beams of probability 0 only.
+                state.records_weights = state.may_pad = not is_plain
 
     def score(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scores every token after `tokens`; see `search.Scorer`."""
@@ -116,9 +119,20 @@ class EnsembleScorer:
 
     def reorder(self, parents: Tensor) -> None:
         """Follows the beams; see `search.Scorer`."""
-        self._ensemble.reorder_incremental_state(self._states, parents)
-        if len(parents) != self._rows:  # else every row keeps its sentence, and so its source
-            self._encoder_outs = self._ensemble.reorder_encoder_out(self._encoder_outs, parents)
+        follows_on_host = all(
+            model.decoder.el_follows_on_host(state)
+            for model, state in zip(self._ensemble.models, self._states, strict=True)
+        )
+        # Rows of the same number keep their sentences, and so their sources.
+        leaves = len(parents) != self._rows
+        order = parents
+        if leaves or not follows_on_host:
+            (order,) = to_device(next(self._ensemble.parameters()).device, parents)
+        self._ensemble.reorder_incremental_state(
+            self._states, parents if follows_on_host else order
+        )
+        if leaves:
+            self._encoder_outs = self._ensemble.reorder_encoder_out(self._encoder_outs, order)
             self._rows = len(parents)
 
     def _score_tokens(

@@ -22,6 +22,7 @@ from el_attention.search.restrictions import (
     prefix_lengths,
 )
 from el_attention.search.settings import Scorer, Settings
+from el_attention.transfer import to_device, to_host
 
 
 def beam_search(
@@ -57,7 +58,7 @@ def beam_search(
     search.take_common_prefix()
     while search.alive:
         search.step()
-    return [ranked(hypotheses) for hypotheses in search.finished]
+    return ranked(search.finished)
 
 
 class _Search:
@@ -81,6 +82,8 @@ class _Search:
         self._scorer = scorer
         self._settings = settings
         self._prefix = prefix
+        # bool [G, P], on the host: where the prefix ends its sentence.
+        self._prefix_ends = None if prefix is None else to_host(prefix.eq(settings.eos))[0]
         self._max_lengths = max_lengths
         # Of every beam: int64 [N, T], its tokens; [N, T - 1], the sum of log-probabilities up to
         # each token; [N], the last of these sums.  Beams of a sentence begin as one: the others
@@ -113,7 +116,10 @@ class _Search:
         self._total = self._first_beams(total)
 
     def step(self) -> None:
-        """Adds a token to every beam; takes out what has ended."""
+        """Adds a token to every beam; takes out what has ended.
+
+        The host waits for the device once, for the parents and for what ends.
+        """
         settings, position = self._settings, self._tokens.size(1) - 1
         logits, lse = self._scorer.score(self._tokens)
         if self._total is None:
@@ -127,17 +133,30 @@ class _Search:
         parents = index.div(vocab_size, rounding_mode="floor").add_(first)
         tokens = index.remainder(vocab_size)
         ends = tokens.eq(settings.eos).logical_and_(scores.gt(-math.inf))
-        ended = (ends[:, :beam] & ~self._padded).nonzero()
+        finishes = ends[:, :beam] & ~self._padded
+        ends[:, :beam].logical_or_(self._padded)
+        # The first candidates that do not end their sentence are the new beams; those that end come
+        # last, in case there are no others.
+        chosen = ends.to(torch.uint8).argsort(dim=1, stable=True)[:, :beam]
+        rows = parents.gather(1, chosen)
+        own_rows, finishes = to_host(rows, finishes)
+        ended = finishes.nonzero()
         done = self._finish(ended, scores, parents) if len(ended) else set()
         if position == settings.max_len:
             self._stop({sentence for sentence, _ in ended.tolist()})
             return
-        ends[:, :beam].logical_or_(self._padded)
+        if len(done) == len(self.alive):
+            self.alive = []
+            return
         if done:
-            kept = self._drop(done)
-            scores, parents, tokens, ends = (x[kept] for x in (scores, parents, tokens, ends))
-        if self.alive:
-            self._continue(scores, parents, tokens, ends)
+            own_rows, kept = self._drop(done, own_rows)
+            chosen, rows, scores, tokens, ends = (
+                x[kept] for x in (chosen, rows, scores, tokens, ends)
+            )
+        self._padded = ends.gather(1, chosen)
+        self._total = scores.gather(1, chosen).flatten()
+        self._append(rows.flatten(), tokens.gather(1, chosen).view(-1, 1), self._total)
+        self._scorer.reorder(own_rows.flatten())
 
     def _restricted(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         """Applies the settings and the prefix to `logits`, in place where it can."""
@@ -155,8 +174,7 @@ class _Search:
             self._force(logits, torch.full_like(self._tokens[:, 0], settings.eos))
         else:
             if inside:
-                assert self._prefix is not None
-                logits, lse = self._one_end(self._prefix[:, position].eq(settings.eos), logits, lse)
+                logits, lse = self._one_end(position, logits, lse)
                 self._force(logits, self._prefix_tokens(position))
             self._limit(logits, position)
         if settings.no_repeat_ngram_size:
@@ -188,14 +206,17 @@ class _Search:
         kept = logits.gather(1, index)
         logits.masked_fill_(index.ne(self._settings.pad), -math.inf).scatter_(1, index, kept)
 
-    def _one_end(self, ending: Tensor, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-        """Makes all beams equal to the first in sentences, bool [G], whose prefix ends now."""
+    def _one_end(self, position: int, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        """Makes all beams equal to the first in sentences whose prefix ends at `position`."""
+        assert self._prefix is not None and self._prefix_ends is not None
+        assert self._total is not None
+        ending = self._prefix_ends[:, position]
         if not ending.any():
             return logits, lse
-        assert self._prefix is not None and self._total is not None
+        ended, ending = to_device(logits.device, ending.nonzero().flatten(), ending)
         beam, tokens = self._settings.beam, self._tokens[:, 1:]
-        given = self._prefix[ending, : tokens.size(1)]
-        if not torch.equal(tokens[::beam][ending], given):
+        given = self._prefix[ended, : tokens.size(1)]
+        if not torch.equal(tokens[::beam][ended], given):
             raise ValueError(f"prefix: expected only tokens before an eos, got {given.tolist()}")
         rows = torch.arange(len(logits), device=logits.device)
         rows -= rows.remainder(beam) * self._per_beam(ending)
@@ -204,13 +225,18 @@ class _Search:
         return logits[rows], lse[rows]
 
     def _finish(self, ended: Tensor, scores: Tensor, parents: Tensor) -> set[int]:
-        """Keeps the candidates, int64 [n, 2], that end sentences that may have more hypotheses.
+        """Keeps the candidates that end sentences that may have more hypotheses.
+
+        Args:
+            ended: int64 [n, 2], on the host, sentence and place of each.
+            scores: [G, K], of all candidates.
+            parents: int64 [G, K], of all candidates.
 
         Returns:
             The sentences that now have all, by their position.
         """
         settings = self._settings
-        sentences, places = ended.unbind(1)
+        sentences, places = to_device(scores.device, ended)[0].unbind(1)
         rows, score = parents[sentences, places], scores[sentences, places]
         tokens = self._tokens[rows, 1:]
         tokens = torch.cat([tokens, torch.full_like(rows, settings.eos).unsqueeze(1)], 1)
@@ -222,7 +248,7 @@ class _Search:
             score = score.masked_fill(length - 1 > self._max_lengths[sentences], -math.inf)
         done = set()
         for sentence, *parts in zip(
-            sentences.tolist(), tokens.unbind(), score.unbind(), positional.unbind(), strict=True
+            ended[:, 0].tolist(), tokens.unbind(), score.unbind(), positional.unbind(), strict=True
         ):
             hypotheses = self.finished[self.alive[sentence]]
             if len(hypotheses) < settings.beam:
@@ -241,29 +267,30 @@ class _Search:
                 )
         self.alive = []
 
-    def _drop(self, done: set[int]) -> Tensor:
-        """Takes out the sentences that are done; returns the positions of the others."""
+    def _drop(self, done: set[int], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes out the sentences that are done.
+
+        Args:
+            done: their positions.
+            rows: int64 [G, B], on the host.
+
+        Returns:
+            Of the others: `rows`, on the host, and int64 [G'], on the device, their positions.
+        """
         positions = [i for i in range(len(self.alive)) if i not in done]
         self.alive = [self.alive[i] for i in positions]
-        kept = torch.tensor(positions, dtype=torch.int64, device=self._padded.device)
-        self._padded = self._padded[kept]
-        if self._prefix is not None:
-            self._prefix = self._prefix[kept]
+        here = torch.tensor(positions, dtype=torch.int64, device="cpu")
+        (there,) = to_device(self._padded.device, here)
+        if self._prefix is not None and self._prefix_ends is not None:
+            self._prefix, self._prefix_ends = self._prefix[there], self._prefix_ends[here]
         if self._max_lengths is not None:
-            self._max_lengths = self._max_lengths[kept]
-        return kept
+            self._max_lengths = self._max_lengths[there]
+        return rows[here], there
 
-    def _continue(self, scores: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor) -> None:
-        """Makes the first candidates that do not end their sentence the new beams."""
-        # Those that end come last, in case there are no others.
-        chosen = ends.to(torch.uint8).argsort(dim=1, stable=True)[:, : self._settings.beam]
-        self._padded = ends.gather(1, chosen)
-        self._total = scores.gather(1, chosen).flatten()
-        rows = parents.gather(1, chosen).flatten()
-        tokens = tokens.gather(1, chosen).view(-1, 1)
+    def _append(self, rows: Tensor, tokens: Tensor, total: Tensor) -> None:
+        """Lets the beams `rows`, int64 [N'], go on with `tokens`, int64 [N', 1]."""
         self._tokens = torch.cat([self._tokens.index_select(0, rows), tokens], 1)
-        self._sums = torch.cat([self._sums.index_select(0, rows), self._total.unsqueeze(1)], 1)
-        self._scorer.reorder(rows)
+        self._sums = torch.cat([self._sums.index_select(0, rows), total.unsqueeze(1)], 1)
 
     def _per_beam(self, x: Tensor) -> Tensor:
         """Repeats the rows of sentences for their beams."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from el_attention.transfer import to_host
+
 
 class Hypothesis(NamedTuple):
     """A finished hypothesis of n tokens, the eos included.
@@ -22,7 +24,13 @@ class Hypothesis(NamedTuple):
     positional_scores: Tensor
 
 
-def ranked(hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-    """Sorts the hypotheses of a sentence, best first; equals in the order of `torch.sort`."""
-    scores = torch.stack([hypothesis.score for hypothesis in hypotheses]).float().cpu()
-    return [hypotheses[index] for index in scores.sort(descending=True).indices.tolist()]
+def ranked(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+    """Sorts the hypotheses of each sentence, best first; equals in the order of `torch.sort`."""
+    if not found:
+        return []
+    scores = torch.stack([hypothesis.score for sentence in found for hypothesis in sentence])
+    parts = to_host(scores.float())[0].split([len(sentence) for sentence in found])
+    return [
+        [sentence[index] for index in part.sort(descending=True).indices.tolist()]
+        for sentence, part in zip(found, parts, strict=True)
+    ]

@@ -73,6 +73,5 @@ def forbid_repeats_(
     ended = None if eos is None else history.eq(eos).any(1)
     before = scores.gather(1, history)  # only these can become forbidden
     block_ngrams_(scores, tokens, size, length, ended)
-    rows = scores.amax(1).eq(-math.inf).nonzero().flatten()
-    if len(rows):
-        scores[rows] = scores[rows].scatter(1, history[rows], before[rows])
+    is_empty = scores.amax(1, keepdim=True).eq(-math.inf)
+    scores.scatter_(1, history, torch.where(is_empty, before, scores.gather(1, history)))

@@ -75,6 +75,6 @@ class Scorer(Protocol):
         """Lets beams go on from others of their sentence, and drops sentences that have finished.
 
         Args:
-            parents: int64 [N'], the old row of each new one.
+            parents: int64 [N'], on the host, the old row of each new one.
         """
         ...

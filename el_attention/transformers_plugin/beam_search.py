@@ -8,16 +8,18 @@ following steps, where Transformers goes on computing it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from el_attention.ops import log_sum_exp, top_candidates
+from el_attention.transfer import to_device, to_host
 from el_attention.transformers_plugin.processors import Processors
-from el_attention.transformers_plugin.rules import Rules
+from el_attention.transformers_plugin.rules import Rules, stop_by_row
 
 # What Transformers gives to what must not be chosen, in float32; and well above that.
 NEVER = -1.0e9
@@ -32,7 +34,7 @@ class Model(Protocol):
         ...
 
     def reorder(self, rows: Tensor) -> None:
-        """Goes on with the sequences `rows`, int64 [N'], of the last step."""
+        """Goes on with the sequences `rows`, int64 [N'], on the host, of the last step."""
         ...
 
 
@@ -79,6 +81,29 @@ class _Places:
         return _Places(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
+@dataclass(frozen=True)
+class _After:
+    """What a step of A sentences leads to.
+
+    Attributes:
+        tokens: int64 [A, B, T], the next beams.
+        scores: float32 [A, B], theirs, best first.
+        places: the hypotheses so far.
+        improvable: bool [A, 1], whether a beam may still end better than the worst place.
+        rows: int64 [A, B], the row that each of the beams continues.
+        certain: bool [A], whether the result of a sentence is.
+        stops: bool [A, K], which candidates stop.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    places: _Places
+    improvable: Tensor
+    rows: Tensor
+    certain: Tensor
+    stops: Tensor
+
+
 class BeamSearch:
     """One search."""
 
@@ -87,7 +112,7 @@ class BeamSearch:
         model: Model,
         rules: Rules,
         processors: Processors,
-        criteria: Callable[[Tensor, tuple[Tensor, ...] | None], Tensor],
+        criteria: StoppingCriteriaList,
         prompt: Tensor,
         leaves_out: bool,
     ) -> None:
@@ -106,7 +131,8 @@ class BeamSearch:
         self._model = model
         self._rules = rules
         self._processors = processors
-        self._criteria = criteria
+        self._criteria: Any = criteria  # its hints name classes that no tensor has
+        self._may_ask_again = stop_by_row(criteria)
         self._leaves_out = leaves_out
         self._prompt = prompt.size(1)
         self._tokens = prompt.view(-1, beam, self._prompt)
@@ -114,7 +140,6 @@ class BeamSearch:
         self._scores = torch.full((sentences, beam), NEVER, device=device)
         self._scores[:, 0] = 0.0
         self._alive = torch.arange(sentences, device=device)
-        # bool [A, 1]: whether a beam may still end better than the worst place.
         self._improvable = torch.ones(sentences, 1, dtype=torch.bool, device=device)
         self._places = _Places(
             self._tokens,
@@ -141,36 +166,10 @@ class BeamSearch:
         return self._result()
 
     def _step(self, logits: Tensor) -> bool:
-        """Adds a token to every beam; returns whether to go on."""
-        beam = self._rules.beam
-        scores, index = self._candidates(logits)
-        parents, newest = index // logits.size(1), index % logits.size(1)
-        first = torch.arange(0, len(scores) * beam, beam, device=scores.device).unsqueeze(1)
-        sequences = _gathered(self._tokens, parents)
-        sequences = torch.cat([sequences, newest.unsqueeze(2)], 2)
-        kept = tuple(self._step_scores) if self._rules.keeps_scores else None
-        stops = self._criteria(sequences.flatten(0, 1), kept).view(scores.shape)
-        rows = parents + first
-        self._compete(sequences, scores, rows, stops)
-        running = scores + stops.to(scores.dtype) * NEVER
-        chosen = running.topk(beam).indices
-        self._tokens = _gathered(sequences, chosen)
-        self._scores = running.gather(1, chosen)
-        self._look_ahead()
-        certain = ~self._improvable.squeeze(1)
-        if self._rules.early_stopping is True:
-            certain = certain | self._places.finished.all(1)
-        if bool(certain.all()) or bool(stops.all()):
-            return False
-        rows = rows.gather(1, chosen)
-        if self._leaves_out and bool(certain.any()):
-            rows = rows[self._leave_out(certain)]
-        self._continued.append(rows)
-        self._model.reorder(rows.flatten())
-        return True
+        """Adds a token to every beam; returns whether to go on.
 
-    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns scores, best first, and numbers (parent * V + token) of candidates, [A, K]."""
+        The host waits for the device once: for what it has to know of `_After`.
+        """
         rules, tokens = self._rules, self._tokens.flatten(0, 1)
         if logits.dtype == torch.float64:  # Transformers searches in float32
             logits = logits.float()
@@ -178,29 +177,88 @@ class BeamSearch:
             self._step_logits.append(logits.float())
         is_kept = rules.keeps_scores or rules.keeps_logits
         if not is_kept and self._processors.take_logits(tokens.size(1)):
-            lse = log_sum_exp(logits)
-            logits = self._processors.forbid(tokens, logits)
-            scores, index = top_candidates(
-                logits, lse, self._scores.flatten(), rules.beam, rules.candidates
-            )
-            if bool(lse.isfinite().all() & (scores[:, -1] > ALMOST_NEVER).all()):
-                return scores, index
-            # Where there are not enough continuations, it is rounding that Transformers orders
-            # by. After NaN it orders by chance.
-            lse = lse.masked_fill(~lse.isfinite(), torch.nan)
-            log_probs = logits.float() - lse.unsqueeze(1)
+            after, known = self._after_logits(tokens, logits)
         else:
-            log_probs = self._processors(tokens, logits.float().log_softmax(-1))
+            after, known = self._after_log_probs(
+                self._processors(tokens, logits.float().log_softmax(-1))
+            )
+        rows, certain, stops = known
+        self._tokens, self._scores, self._places = after.tokens, after.scores, after.places
+        self._improvable = after.improvable
+        if bool(certain.all()) or bool(stops.all()):
+            return False
+        if not self._leaves_out:
+            self._continued.append(after.rows)
+        elif bool(certain.any()):
+            rows = rows[self._leave_out(certain)]
+        self._model.reorder(rows.flatten())
+        return True
+
+    def _after_logits(self, tokens: Tensor, logits: Tensor) -> tuple[_After, Sequence[Tensor]]:
+        """Takes a step without log-probabilities of all tokens, but where there is no other way.
+
+        Args:
+            tokens: int64 [A * B, T], the beams.
+            logits: [A * B, V], which may be overwritten.
+
+        Returns:
+            The step, and `_After.rows`, `certain` and `stops` on the host.
+        """
+        rules, lse = self._rules, log_sum_exp(logits)
+        logits = self._processors.forbid(tokens, logits)
+        scores, index = top_candidates(
+            logits, lse, self._scores.flatten(), rules.beam, rules.candidates
+        )
+        # Where there are not enough continuations, it is rounding that Transformers orders by.
+        # After NaN it orders by chance.
+        enough = lse.isfinite().all() & (scores[:, -1] > ALMOST_NEVER).all()
+        # The host learns that together with all else, if criteria may be asked again about a step.
+        if self._may_ask_again or bool(enough):
+            after = self._after(scores, index, logits.size(1))
+            *known, enough = to_host(after.rows, after.certain, after.stops, enough)
+            if bool(enough):
+                return after, known
+        lse = lse.masked_fill(~lse.isfinite(), torch.nan)
+        return self._after_log_probs(logits.float() - lse.unsqueeze(1))
+
+    def _after_log_probs(self, log_probs: Tensor) -> tuple[_After, Sequence[Tensor]]:
+        """Takes a step as Transformers does, by log-probabilities [A * B, V]."""
+        rules = self._rules
         if rules.keeps_scores:
             self._step_scores.append(log_probs)
-        log_probs = log_probs.view(len(self._alive), rules.beam, -1) + self._scores.unsqueeze(2)
-        best = log_probs.flatten(1).topk(rules.candidates)
-        return best.values, best.indices
+        sums = log_probs.view(len(self._alive), rules.beam, -1) + self._scores.unsqueeze(2)
+        after = self._after(*sums.flatten(1).topk(rules.candidates), log_probs.size(1))
+        return after, to_host(after.rows, after.certain, after.stops)
 
-    def _compete(self, sequences: Tensor, scores: Tensor, rows: Tensor, stops: Tensor) -> None:
+    def _after(self, scores: Tensor, index: Tensor, vocab_size: int) -> _After:
+        """Finds out what follows from candidates, best first; changes nothing.
+
+        Args:
+            scores: [A, K].
+            index: int64 [A, K], parent * V + token.
+            vocab_size: number of tokens, V.
+        """
+        rules, beam = self._rules, self._rules.beam
+        parents, newest = index // vocab_size, index % vocab_size
+        first = torch.arange(0, len(scores) * beam, beam, device=scores.device).unsqueeze(1)
+        sequences = _gathered(self._tokens, parents)
+        sequences = torch.cat([sequences, newest.unsqueeze(2)], 2)
+        kept = tuple(self._step_scores) if rules.keeps_scores else None
+        stops = self._criteria(sequences.flatten(0, 1), kept).view(scores.shape)
+        rows = parents + first
+        places = self._compete(sequences, scores, rows, stops)
+        best = (scores + stops.to(scores.dtype) * NEVER).topk(beam)
+        improvable = self._look_ahead(places, best.values, sequences.size(2))
+        certain = ~improvable.squeeze(1)
+        if rules.early_stopping is True:
+            certain = certain | places.finished.all(1)
+        tokens, rows = _gathered(sequences, best.indices), rows.gather(1, best.indices)
+        return _After(tokens, best.values, places, improvable, rows, certain, stops)
+
+    def _compete(self, sequences: Tensor, scores: Tensor, rows: Tensor, stops: Tensor) -> _Places:
         """Lets the candidates [A, K] that stop compete for the places of their sentences."""
         rules, places = self._rules, self._places
-        new = self._tokens.size(2) + 1 - self._prompt
+        new = sequences.size(2) - self._prompt
         ends = stops.clone()
         ends[:, rules.beam :] = False
         scores = scores / new**rules.length_penalty
@@ -208,37 +266,53 @@ class BeamSearch:
             scores += places.finished.all(1, keepdim=True).to(scores.dtype) * NEVER
         scores += (~self._improvable).to(scores.dtype) * NEVER
         scores += (~ends).to(scores.dtype) * NEVER
-        all_scores = torch.cat([places.scores, scores], 1)
-        chosen = all_scores.topk(rules.beam).indices
+        best = torch.cat([places.scores, scores], 1).topk(rules.beam)
+        chosen = best.indices
         held = self._padded(places.tokens, sequences.size(2))
         lengths = torch.nn.functional.pad(places.lengths, (0, scores.size(1)), value=new)
-        self._places = _Places(
+        return _Places(
             _gathered(torch.cat([held, sequences], 1), chosen),
-            all_scores.gather(1, chosen),
+            best.values,
             lengths.gather(1, chosen),
             torch.cat([places.parents, rows], 1).gather(1, chosen),
             torch.cat([places.finished, ends], 1).gather(1, chosen),
         )
 
-    def _look_ahead(self) -> None:
-        """Finds out which sentences may still improve, by the estimate of Transformers."""
-        rules, places = self._rules, self._places
-        longest = self._tokens.size(2)
+    def _look_ahead(self, places: _Places, scores: Tensor, longest: int) -> Tensor:
+        """Finds out which sentences may still improve, by the estimate of Transformers.
+
+        Args:
+            places: the hypotheses so far.
+            scores: [A, B], of the beams, best first.
+            longest: number of their tokens.
+
+        Returns:
+            bool [A, 1].
+        """
+        rules = self._rules
         if rules.early_stopping == "never" and rules.length_penalty > 0.0:
             longest = rules.max_length
-        best = self._scores[:, :1] / (longest - self._prompt) ** rules.length_penalty
+        best = scores[:, :1] / (longest - self._prompt) ** rules.length_penalty
         worst = places.scores.min(1, keepdim=True).values
         worst = torch.where(places.finished, worst, NEVER)
-        self._improvable = self._improvable & (best > worst).any(1, keepdim=True)
+        return self._improvable & (best > worst).any(1, keepdim=True)
 
     def _leave_out(self, certain: Tensor) -> Tensor:
-        """Takes sentences, bool [A], out of the search; returns the numbers of the others."""
-        left, kept = certain.nonzero().squeeze(1), (~certain).nonzero().squeeze(1)
+        """Takes sentences out of the search.
+
+        Args:
+            certain: bool [A], on the host, which.
+
+        Returns:
+            int64 [A'], on the host, the numbers of the others.
+        """
+        numbers = certain.nonzero().squeeze(1), (~certain).nonzero().squeeze(1)
+        left, kept = to_device(self._tokens.device, *numbers)
         self._done.append((self._alive[left], self._places.take(left)))
         self._places = self._places.take(kept)
         self._alive, self._improvable = self._alive[kept], self._improvable[kept]
         self._tokens, self._scores = self._tokens[kept], self._scores[kept]
-        return kept
+        return numbers[1]
 
     def _padded(self, tokens: Tensor, length: int) -> Tensor:
         """Makes sequences [..., T] `length` tokens long, by `Rules.fill`."""

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from el_attention.attention import Planner
 from el_attention.decoder import DecoderSpec, Decoding
 from el_attention.state import Source
+from el_attention.transfer import to_device
 
 
 class DecodingCache(Cache):
@@ -110,11 +111,13 @@ class DecodingCache(Cache):
 
         Args:
             beam_idx: integers [N'], the old sequence of each new one; sentences may be left out.
+                Best on the host, which else waits for it.
         """
         assert self.decoding is not None
         self.decoding.reorder(beam_idx.to(torch.int64))
         if self.next_positions is not None:
-            self.next_positions = self.next_positions[beam_idx]
+            (there,) = to_device(self.next_positions.device, beam_idx)
+            self.next_positions = self.next_positions[there]
 
     @property
     def self_attention_cache(self) -> DynamicCache:

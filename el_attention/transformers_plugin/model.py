@@ -299,5 +299,5 @@ class _Continuation:
         return cache.advance(newest, positions)
 
     def reorder(self, rows: Tensor) -> None:
-        """Goes on with the sequences `rows`, int64 [N']."""
+        """Goes on with the sequences `rows`, int64 [N'], on the host."""
         self._cache.reorder_cache(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.generation import logits_process as stock
 
@@ -40,6 +41,7 @@ class Processors:
     def __init__(self, processors: stock.LogitsProcessorList) -> None:
         """Takes the processors that `generate` has put together."""
         self._all = processors
+        self._prompt_has_logits: bool | None = None
         self.by_row = all(type(processor) in _ACTS for processor in processors)
 
     def take_logits(self, length: int) -> bool:
@@ -64,14 +66,20 @@ class Processors:
             if not _ACTS[type(processor)](processor, length):
                 continue
             if isinstance(processor, stock.NoRepeatNGramLogitsProcessor) and (
-                int(tokens.max()) < logits.size(1)
+                self._has_logits(tokens, logits)
             ):
                 # The operator leaves the first token out, which here is part of n-grams, too.
-                shifted = tokens[:, [0, *range(length)]]
+                shifted = torch.cat([tokens[:, :1], tokens], 1)
                 block_ngrams_(logits, shifted, processor.ngram_size, length + 1, None)
             else:
                 logits = processor(tokens, logits)
         return logits
+
+    def _has_logits(self, tokens: Tensor, logits: Tensor) -> bool:
+        """Whether all tokens have a logit, asked once: those that a search adds do."""
+        if self._prompt_has_logits is None:
+            self._prompt_has_logits = int(tokens.max()) < logits.size(1)
+        return self._prompt_has_logits
 
     def __call__(self, tokens: Tensor, log_probs: Tensor) -> Tensor:
         """Processes log-probabilities [N, V] as Transformers does."""
