@@ -24,8 +24,8 @@ test-quick: env ## two minutes of them: operators, tree, search, decoders, fallb
 test: env ## the fast tests
 	$(PYTEST) --dist loadfile -m "not slow"
 
-test-rest: env ## the combinations of parameters that `test` leaves out
-	$(PYTEST) --dist loadfile -m other_half
+test-rest: env ## what `test` leaves out for its time: longer tests, more combinations
+	$(PYTEST) --dist loadfile -m rest
 
 test-all: env ## all tests
 	$(PYTEST)

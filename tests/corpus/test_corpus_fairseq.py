@@ -15,6 +15,7 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 
 from clidata import SETUPS, SINGLE_SENTENCES, Workspace, run
 from corpora import read_rows, write_rows
+from crossed import crossed
 from el_attention import cli
 from el_attention.corpus import Generator, Recipe, Source, generate, merge
 from el_attention.corpus.engine import Engine
@@ -62,7 +63,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("setup", "checkpoints", "needed", "options", "given"), CASES)
+@pytest.mark.parametrize(("setup", "checkpoints", "needed", "options", "given"), crossed(CASES))
 def test_sentences_have_the_hypotheses_that_fairseq_generate_prints(
     setup, checkpoints, needed, options, given, workspace, tmp_path
 ) -> None:
@@ -125,8 +126,7 @@ def trained_sentencepiece(folder: Path, rows: list[dict[str, Any]]) -> str:
     return str(folder / "pieces.model")
 
 
-@pytest.mark.parametrize("checkpoint", HUBS)
-@pytest.mark.parametrize("suffix", [".jsonl", ".txt"])
+@pytest.mark.parametrize(("checkpoint", "suffix"), crossed(HUBS, [".jsonl", ".txt"]))
 def test_texts_have_the_hypotheses_of_the_hub_interface(
     checkpoint, suffix, workspace, tmp_path
 ) -> None:
@@ -181,6 +181,8 @@ def test_bad_texts_and_sentences_are_named(workspace, tmp_path) -> None:
     assert first["hypotheses"] and "it is too long: 6 tokens, which leave none" in second["reason"]
 
 
+@pytest.mark.slow
+@pytest.mark.rest
 def test_what_is_drawn_depends_on_seed_and_place_alone(workspace, tmp_path) -> None:
     recipe = recipe_of(workspace, "bart", "joint", sampling=True, beam=2, nbest=2)
     source = Source(Path(str(recipe.data)))
@@ -194,6 +196,8 @@ def test_what_is_drawn_depends_on_seed_and_place_alone(workspace, tmp_path) -> N
     assert (tmp_path / "other.jsonl").read_bytes() != outputs[0]
 
 
+@pytest.mark.slow
+@pytest.mark.rest
 def test_workers_shards_and_the_command_give_one_output(
     workspace, tmp_path, monkeypatch, capsys
 ) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from crossed import crossed
 from el_attention.attention import PLANS, Planner
 from el_attention.cost import Architecture, Stack
 from el_attention.decoder import DecoderSpec, Decoding, NarrowWeights
@@ -80,10 +81,10 @@ def same_bits(mine: list[Tensor], theirs: list[Tensor]) -> bool:
     return len(mine) == len(theirs) and all(map(torch.equal, mine, theirs))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("beam, prompt", [(1, True), (3, False), (100, True)])
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "beam", "prompt", "plan", "name"),
+    crossed([torch.float32, torch.bfloat16], [(1, True), (3, False), (100, True)], PLANS, SHAPES),
+)
 def test_one_call_gives_the_bits_of_the_operators(
     name, plan, beam, prompt, dtype, monkeypatch
 ) -> None:

@@ -15,6 +15,7 @@ from fairseq.data import Dictionary
 from fairseq.models.transformer import TransformerConfig
 
 import el_attention
+from crossed import crossed
 from el_attention import cli
 from el_attention.exchange import convert_checkpoint, gpt2_rules, to_fairseq, to_transformers
 from el_attention.exchange.convert import save_checkpoint
@@ -122,7 +123,7 @@ def logits_of(ours: Any, theirs: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return ours(tokens())[0], theirs(input_ids=tokens()).logits
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", crossed(CASES))
 def test_both_ways_keep_every_bit_and_the_logits(name, tmp_path, monkeypatch) -> None:
     # fairseq's is in float32, whatever the model is.
     monkeypatch.setattr(utils, "softmax", lambda x, dim, onnx_trace=False: torch.softmax(x, dim))

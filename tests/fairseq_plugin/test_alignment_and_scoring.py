@@ -15,6 +15,7 @@ from fairseq.utils import extract_hard_alignment, extract_soft_alignment
 from torch import Tensor
 
 import el_attention
+from crossed import crossed
 from families import (
     DEFAULT,
     FAMILIES,
@@ -94,10 +95,9 @@ def test_alignments_of_an_alignment_model_are_equal(plan) -> None:
     )
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("kind", ["hard", "soft"])
-@pytest.mark.parametrize("heads", [1, 3, 4])
-@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("plan", "kind", "heads", "layer"), crossed(PLANS, ["hard", "soft"], [1, 3, 4], [0, 1, 2])
+)
 def test_alignments_are_those_of_the_layer_and_the_heads_of_the_model(
     layer, heads, kind, plan
 ) -> None:

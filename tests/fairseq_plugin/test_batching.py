@@ -10,6 +10,7 @@ import torch
 import el_attention
 from allocated import Allocated
 from clidata import SINGLE_SENTENCES, run
+from crossed import crossed
 from el_attention.attention import SELF, SOURCE, plans_of
 from el_attention.cost import CPU, Workload, memory_of
 from el_attention.fairseq_plugin.architecture import architecture_of
@@ -83,8 +84,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     return seen
 
 
-@pytest.mark.parametrize("plan", [*PLANS, "auto"])
-@pytest.mark.parametrize("budget", ["30kB", "120kB", "1GiB"])
+@pytest.mark.parametrize(("plan", "budget"), crossed([*PLANS, "auto"], ["30kB", "120kB", "1GiB"]))
 def test_generation_prints_the_same_in_batches_that_fit(workspace, plan, budget, batches) -> None:
     options = ["--max-len-b", "12", "--beam", "3"]
     expected = run("generate", *workspace.generation("translation", "transformer", *options))

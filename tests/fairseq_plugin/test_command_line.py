@@ -17,6 +17,7 @@ from fairseq.data import Dictionary
 from fairseq.tasks.translation_from_pretrained_bart import TranslationFromPretrainedBARTTask
 
 from clidata import SINGLE_SENTENCES, USER_DIR, Workspace, binarize, run, run_once
+from crossed import crossed
 from printed import assert_same_lines, by_sentence
 from tiny import PLANS
 
@@ -103,7 +104,7 @@ FEATURES = {
 
 
 @pytest.mark.parametrize(
-    ("feature", "plan"), [*zip(FEATURES, itertools.cycle([*PLANS, "auto"]), strict=False)]
+    ("feature", "plan"), crossed([*zip(FEATURES, itertools.cycle([*PLANS, "auto"]), strict=False)])
 )
 def test_features_of_generation(workspace, feature, plan):
     options = FEATURES[feature].split()
@@ -154,19 +155,27 @@ def test_features_of_language_models(workspace, options, plan):
 
 @pytest.mark.parametrize(
     ("setup", "checkpoint", "options", "prefix", "plan"),
-    [
-        ("translation", "transformer", "", "s", "expanded-query"),
-        ("translation", "transformer", "--buffer-size 4 --batch-size 3", "s", "shared-projection"),
-        ("translation", "transformer:smaller", "--buffer-size 9 --max-tokens 20", "s", "auto"),
-        ("translation", "transformer", "--print-alignment --nbest 2", "s", "expanded-query"),
-        ("joint", "bart", "--buffer-size 4 --batch-size 3", "w", "expanded-query"),
-        ("denoising", "bart", "--buffer-size 4 --batch-size 3 --max-len-b 20", "w", "auto"),
-        ("mbart", "mbart", "--buffer-size 4 --batch-size 3", "w", "expanded-query"),
-        ("multi", "multi", "-s en -t de --buffer-size 4 --batch-size 3", "w", "expanded-query"),
-        ("lm", "lm", "--buffer-size 4 --batch-size 3", "t", "expanded-query"),
-        ("lm", "lm", "--sampling --nbest 3 --beam 3 --seed 2", "t", "shared-projection"),
-        ("lm", "lm", "--add-bos-token --buffer-size 9 --max-tokens 20", "t", "expanded-query"),
-    ],
+    crossed(
+        [
+            ("translation", "transformer", "", "s", "expanded-query"),
+            (
+                "translation",
+                "transformer",
+                "--buffer-size 4 --batch-size 3",
+                "s",
+                "shared-projection",
+            ),
+            ("translation", "transformer:smaller", "--buffer-size 9 --max-tokens 20", "s", "auto"),
+            ("translation", "transformer", "--print-alignment --nbest 2", "s", "expanded-query"),
+            ("joint", "bart", "--buffer-size 4 --batch-size 3", "w", "expanded-query"),
+            ("denoising", "bart", "--buffer-size 4 --batch-size 3 --max-len-b 20", "w", "auto"),
+            ("mbart", "mbart", "--buffer-size 4 --batch-size 3", "w", "expanded-query"),
+            ("multi", "multi", "-s en -t de --buffer-size 4 --batch-size 3", "w", "expanded-query"),
+            ("lm", "lm", "--buffer-size 4 --batch-size 3", "t", "expanded-query"),
+            ("lm", "lm", "--sampling --nbest 3 --beam 3 --seed 2", "t", "shared-projection"),
+            ("lm", "lm", "--add-bos-token --buffer-size 9 --max-tokens 20", "t", "expanded-query"),
+        ]
+    ),
 )
 @pytest.mark.usefixtures("mended_mbart_task")
 def test_interactive_with_empty_lines(workspace, setup, checkpoint, options, prefix, plan):

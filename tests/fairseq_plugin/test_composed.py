@@ -11,6 +11,7 @@ from hydra.experimental import compose
 
 from clidata import SETUPS
 from composed import composed
+from crossed import crossed
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -23,7 +24,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("setup", "more"), CASES)
+@pytest.mark.parametrize(("setup", "more"), crossed(CASES))
 def test_options_of_generations_are_those_of_hydra(workspace, monkeypatch, setup, more) -> None:
     arguments = workspace.generation(setup, "transformer", *more.split(), plan="auto")
     parsed = options.parse_args_and_arch(options.get_generation_parser(), arguments)

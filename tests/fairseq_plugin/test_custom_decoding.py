@@ -13,6 +13,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
 import el_attention
+from crossed import crossed
 from el_attention.state import BeamTree
 from families import (
     DEFAULT,
@@ -102,8 +103,7 @@ def test_a_converted_model_changes_its_beam(family, ours) -> None:
         assert_generates(el_attention.convert(generator) if ours else generator, family, beam)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, FAMILIES))
 def test_a_model_that_stock_fairseq_used_before_is_converted(family, plan) -> None:
     """Stock BART never forgets the beam it was told; converted, it does not matter any more."""
     model = copy.deepcopy(model_of(family))

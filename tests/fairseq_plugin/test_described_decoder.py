@@ -265,7 +265,7 @@ OBSTACLES: dict[str, tuple[Callable[[Any], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", OBSTACLES)
+@pytest.mark.parametrize("name", crossed(OBSTACLES))
 def test_a_reason_is_named_once_and_the_result_is_fairseqs(name, steps, caplog) -> None:
     change, reason = OBSTACLES[name]
     model = changed("bart", change)

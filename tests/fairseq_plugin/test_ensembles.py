@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import el_attention
+from crossed import crossed
 from families import (
     DEFAULT,
     FAMILIES,
@@ -23,9 +24,7 @@ from families import (
 from tiny import PLANS, assert_same, batch, build, generator_of, prompts
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("plan", "count", "family"), crossed(PLANS, [2, 3], FAMILIES))
 def test_ensemble_of_equal_models_with_other_weights(family, count, plan) -> None:
     models = [model_of(family), *(model_of(family, seed) for seed in range(count - 1))]
     stock = generate(models, family)
@@ -62,8 +61,7 @@ def test_ensemble_with_another_search(feature) -> None:
 BATCHES = [[9, 5, 7, 2], [3], [4, 4], [2, 11, 6, 3, 8], [9, 5, 7, 2]]
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, FAMILIES))
 def test_one_generator_serves_many_batches(family, plan) -> None:
     options = DEFAULT.generation_options()
     stock = generator_of([model_of(family)], SYMBOLS, options)

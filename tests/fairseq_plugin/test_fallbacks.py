@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import el_attention
+from crossed import crossed
 from families import DEFAULT, FAMILIES, FEATURES, SYMBOLS, Feature, enliven, generate, model_of
 from tiny import PLANS, TinyTask, assert_same, build, generator_of
 
@@ -95,10 +96,17 @@ def with_unsupported(family: str, name: str, attention: str, layer: int = 1) -> 
     return model
 
 
-@pytest.mark.parametrize("name", UNSUPPORTED)
 @pytest.mark.parametrize(
-    ("family", "attention"),
-    [("transformer", "self_attn"), ("bart", "encoder_attn"), ("bart", "self_attn"), ("lm",) * 2],
+    ("name", "family", "attention"),
+    crossed(
+        UNSUPPORTED,
+        [
+            ("transformer", "self_attn"),
+            ("bart", "encoder_attn"),
+            ("bart", "self_attn"),
+            ("lm",) * 2,
+        ],
+    ),
 )
 def test_unsupported_module_is_named_once_and_exact(family, attention, name, caplog) -> None:
     attention = "self_attn" if family == "lm" else attention

@@ -13,6 +13,7 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor
 
 import el_attention
+from crossed import crossed
 from families import FAMILIES, LENGTHS, PRE_NORM, SYMBOLS, enliven, model_of
 from tiny import PLANS, batch, build, prompts
 from walk import assert_walk_agrees, exact
@@ -92,8 +93,7 @@ def test_many_beams_and_steps(plan) -> None:
     walk(model_of("bart"), model_of("bart"), plan, beam=2, steps=45)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("plan", "name"), crossed(PLANS, VARIANTS))
 def test_variants(name, plan) -> None:
     architecture, options = VARIANTS[name]
     model = enliven(build(architecture, SYMBOLS, 0, **options), 0)

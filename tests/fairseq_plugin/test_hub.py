@@ -22,6 +22,7 @@ from torch import Tensor
 
 import el_attention
 from clidata import SETUPS, SINGLE_SENTENCES
+from crossed import crossed
 from el_attention.fairseq_plugin.attention import ELAttention
 from el_attention.fairseq_plugin.decoder import ELDecoder
 from el_attention.fairseq_plugin.generator import ELGenerator
@@ -237,8 +238,7 @@ def of_stock_alone(interface: Any, name: str, line: str, prefix: Tensor, **optio
     return str(interface.decode(hypotheses[0]["tokens"]))
 
 
-@pytest.mark.parametrize("batch_size", [None, 2])
-@pytest.mark.parametrize("name", ["transformer", "bart"])
+@pytest.mark.parametrize(("batch_size", "name"), crossed([None, 2], ["transformer", "bart"]))
 def test_prefixes_and_constraints_follow_their_sentences(workspace, name, batch_size) -> None:
     stock, ours = hub(workspace, name), el_attention.convert(hub(workspace, name))
     ours.cfg.dataset.batch_size = batch_size

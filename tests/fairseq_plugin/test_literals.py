@@ -22,6 +22,7 @@ from fairseq.models.transformer_lm import TransformerLanguageModel
 from omegaconf import OmegaConf
 
 from clidata import SETUPS, run
+from crossed import crossed
 from el_attention.fairseq_plugin.literals import EVALUATED, require_literals
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -96,7 +97,7 @@ KINDS = ("dictionary", "namespace", "omegaconf", "legacy")
 CASES = [(name, kind) for name in MODELS for kind in (KINDS if " " not in name else KINDS[:1])]
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), crossed(CASES))
 def test_code_in_an_option_is_refused_from_the_command_line(workspace, tmp_path, name, kind):
     path = write(workspace, tmp_path, name, kind)
     setup = SETUPS[setup_of(name)]
@@ -110,7 +111,7 @@ def test_code_in_an_option_is_refused_from_the_command_line(workspace, tmp_path,
         checkpoint_utils.load_model_ensemble_and_task([str(path)], task=task)
 
 
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(("name", "kind"), crossed(CASES))
 def test_code_in_an_option_is_refused_by_the_hub(workspace, tmp_path, name, kind):
     setup, (stock, twin, hostile) = SETUPS[setup_of(name)], MODELS[name]
     match = f"option {list(hostile)[-1]}.*pathlib"

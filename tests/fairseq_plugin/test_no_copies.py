@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import el_attention
+from crossed import crossed
 from el_attention.fairseq_plugin.decoder import ELDecoder
 from el_attention.fairseq_plugin.encoder import ELEncoder
 from el_attention.state import States
@@ -120,8 +121,7 @@ def test_mixing_sentences_is_seen_by_the_same_watch(reorders) -> None:
     assert FloatsTouched.count > 0
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
+@pytest.mark.parametrize(("plan", "family"), crossed(PLANS, ["transformer", "bart", "lm"]))
 def test_stored_states_are_only_read_by_products_and_never_move(
     family, plan, operators, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,9 @@ def test_memory_may_run_out_in_every_stage(family, feature, name, stage) -> None
         assert_same(expected, ours)
 
 
-@pytest.mark.parametrize(("family", "plan"), [*zip(FAMILIES, itertools.cycle(PLANS), strict=False)])
+@pytest.mark.parametrize(
+    ("family", "plan"), crossed([*zip(FAMILIES, itertools.cycle(PLANS), strict=False)])
+)
 def test_memory_may_run_out_at_any_allocation(family, plan) -> None:
     generator = generator_for(family, FEATURE, plan)
     expected = generate_undisturbed(generator, family, FEATURE)
@@ -330,7 +332,7 @@ def test_a_known_name_with_other_rows_is_not_split(lengths) -> None:
         SplittingGenerator(Echo(most=3)).generate(None, sample)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", crossed(range(8)))
 def test_batches_of_known_names_are_split_by_sentences(seed) -> None:
     """Also where they are square, so that lengths say nothing about axes."""
     draw = random.Random(seed)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import el_attention
+from crossed import crossed
 from el_attention.fairseq_plugin.own_limits import OwnLimitsGenerator
 from el_attention.fairseq_plugin.splitting import SplittingGenerator
 from families import SYMBOLS, model_of
@@ -45,8 +46,7 @@ class Short:
         return self._generator.generate(models, sample, **arguments)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("search", "seed"), crossed(SEARCHES, range(2)))
 def test_hypotheses_are_those_of_each_sentence_alone(search, seed) -> None:
     draw = random.Random(f"{search} {seed}")
     limits: list[dict[str, Any]] = [

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import el_attention
+from crossed import crossed
 from el_attention.fairseq_plugin.attention import ELAttention
 from families import (
     DEFAULT,
@@ -33,9 +34,7 @@ def scores(hypotheses: Hypotheses) -> list[list[Tensor]]:
     return [[h["score"] for h in sentence] for sentence in hypotheses]
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("modules", MODULES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("plan", "modules", "family"), crossed(PLANS, MODULES, FAMILIES))
 def test_one_seed_gives_one_result(family, modules, plan) -> None:
     models = [retaining(family, MODULES[modules])]
     stock = generate(models, family, seed=3)

@@ -18,6 +18,7 @@ from torch import nn
 
 import el_attention
 from clidata import run
+from crossed import crossed
 from el_attention.fairseq_plugin.recording import RecordingGenerator
 from el_attention.fairseq_plugin.run_key import MAY_DIFFER
 from el_attention.robust.description import describe, digest, module_settings
@@ -80,7 +81,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("change", REFUSED)
+@pytest.mark.parametrize("change", crossed(REFUSED))
 def test_another_option_is_refused_by_name(workspace, journal, monkeypatch, change) -> None:
     before = journal.read_bytes()
     # All differences are to be seen, where an error shows the first ones.

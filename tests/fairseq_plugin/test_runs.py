@@ -14,14 +14,16 @@ from fairseq.modules import MultiheadAttention
 from torch import Tensor, nn
 
 import el_attention
+from crossed import crossed
 from families import FEATURES, SYMBOLS, WITH_ENCODER, generate, model_of
 from tiny import PLANS, Hypotheses, assert_same, batch, generator_of, prompts
 from walk import assert_walk_agrees, exact
 
 
-@pytest.mark.parametrize("shared", ["model", "generator"])
-@pytest.mark.parametrize("search", ["beam 5", "sampling top-k"])
-@pytest.mark.parametrize("family", ["lm", "bart"])
+@pytest.mark.parametrize(
+    ("shared", "search", "family"),
+    crossed(["model", "generator"], ["beam 5", "sampling top-k"], ["lm", "bart"]),
+)
 def test_threads_that_share_a_model_get_what_each_would_get_alone(family, search, shared) -> None:
     options = {"beam": 3, "max_len_b": 12, **FEATURES[search].options}
     model = model_of(family)

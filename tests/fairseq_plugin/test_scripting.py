@@ -14,6 +14,7 @@ from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 
 import el_attention
+from crossed import crossed
 from el_attention.fairseq_plugin.decoder import ELDecoder
 from families import SYMBOLS, WITH_ENCODER, model_of
 from tiny import TinyTask, assert_same, batch, build, generator_of, prompts
@@ -31,7 +32,7 @@ def classes(module: nn.Module) -> list[type]:
     return [type(part) for part in module.modules()]
 
 
-@pytest.mark.parametrize("family", ["transformer", "bart"])
+@pytest.mark.parametrize("family", crossed(["transformer", "bart"]))
 def test_a_scripted_generator_is_that_of_stock(family: str) -> None:
     stock = generator_of([model_of(family)], SYMBOLS, OPTIONS)
     ours = el_attention.convert(copy.deepcopy(stock))

@@ -34,8 +34,10 @@ def shards_of(workspace: Workspace, number: int, setup: str, checkpoint: str, op
     return shards
 
 
-@pytest.mark.parametrize("batches", ["--batch-size 3", "--batch-by-memory"])
-@pytest.mark.parametrize(("setup", "checkpoint", "options"), EVERY_SENTENCE)
+@pytest.mark.parametrize(
+    ("batches", "setup", "checkpoint", "options"),
+    crossed(["--batch-size 3", "--batch-by-memory"], EVERY_SENTENCE),
+)
 def test_every_sentence_is_in_one_shard(workspace, setup, checkpoint, options, batches) -> None:
     shards = shards_of(workspace, 3, setup, checkpoint, f"{options} {batches}")
     one_by_one = [*options.split(), "--batch-size", "1"]
@@ -46,7 +48,7 @@ def test_every_sentence_is_in_one_shard(workspace, setup, checkpoint, options, b
 
 
 @pytest.mark.parametrize(
-    "batches", ["--required-batch-size-multiple 8", "--max-tokens 9", "--batch-by-memory"]
+    "batches", crossed(["--required-batch-size-multiple 8", "--max-tokens 9", "--batch-by-memory"])
 )
 def test_a_shard_without_sentences_ends_well_and_says_so(workspace, caplog, batches) -> None:
     shards = shards_of(workspace, 15, "translation", "transformer", batches)

@@ -13,7 +13,7 @@ OPERATORS = ("compiled", "pure PyTorch")
 
 
 def crossed(*axes: Iterable[Any]) -> list[Any]:
-    """Returns all combinations of the values of some axes, every other one as `other_half`.
+    """Returns all combinations of the values of some axes, every other one as `rest`.
 
     Those are `slow`, and `make test-rest` runs them. In the half that is left, the values of all
     axes but any one meet in all combinations. A value that is a tuple is several parameters.
@@ -22,6 +22,6 @@ def crossed(*axes: Iterable[Any]) -> list[Any]:
     for combination in itertools.product(*map(enumerate, axes)):
         indices, chosen = zip(*combination, strict=True)
         values = [x for value in chosen for x in (value if isinstance(value, tuple) else (value,))]
-        marks = [pytest.mark.other_half, pytest.mark.slow] if sum(indices) % 2 else []
+        marks = [pytest.mark.rest, pytest.mark.slow] if sum(indices) % 2 else []
         sets.append(pytest.param(*values, marks=marks, id="-".join(map(str, values))))
     return sets

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from clidata import SINGLE_SENTENCES, Workspace, run, run_once
+from crossed import crossed
 from el_attention.robust.description import weights_digest
 from el_attention.robust.journal import MAGIC, Journal
 from el_attention.robust.tensors import from_json, to_json
@@ -260,7 +261,7 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("feature", crossed(FEATURES))
 def test_killed_twice_at_random_points(workspace, tmp_path, feature) -> None:
     options = [*FEATURES[feature].split(), "--batch-size", "2"]
     expected = run("generate", *generation(workspace, *options))
@@ -304,8 +305,7 @@ def killed_in(step: str, number: int) -> Callable[[], None]:
     return prepare
 
 
-@pytest.mark.parametrize("step", ["write", "sync"])
-@pytest.mark.parametrize("number", [3, 5, 9])
+@pytest.mark.parametrize(("step", "number"), crossed(["write", "sync"], [3, 5, 9]))
 def test_killed_while_writing(workspace, tmp_path, step, number) -> None:
     expected = run_once("generate", *generation(workspace, "--batch-size", "2"))
     options = ("--batch-size", "2", "--journal", str(tmp_path / "journal"))
@@ -339,7 +339,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(workspace, tmp_path) -> None
     assert finish(arguments, tmp_path / "output") == expected
 
 
-@pytest.mark.parametrize("setup", ["mbart", "multi", "lm"])
+@pytest.mark.parametrize("setup", crossed(["mbart", "multi", "lm"]))
 def test_other_families_and_tasks(workspace, tmp_path, setup) -> None:
     if setup == "lm" and not SINGLE_SENTENCES:
         pytest.skip("fairseq reads np.compat, which numpy 2 has not")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import el_attention.cost
+from crossed import crossed
 
 breakdown, cases, floor, report, run, systems, weights = (
     importlib.import_module(f"benchmarks.{name}")
@@ -62,7 +63,7 @@ def generate(name, case, folder):
     return replace(outcome, hypotheses=scored)
 
 
-@pytest.mark.parametrize("name", [name for name in systems.SYSTEMS if "int8" not in name])
+@pytest.mark.parametrize("name", crossed([name for name in systems.SYSTEMS if "int8" not in name]))
 def test_hypotheses_and_scores_are_those_of_fairseq(name, model, stock) -> None:
     (_, folder), (case, expected) = model, stock
     got = generate(name, case, folder)

@@ -21,6 +21,7 @@ from common import pairs, pieces
 from common.acquire import Policy
 from common.lines import read_lines, write_lines
 from common.scores import rouge
+from crossed import crossed
 from el_attention.cost import GIB, Workload
 from exampledata import binarise, encode_for_bart
 from summarization_cnn_dm import prepare as cnn_dm
@@ -215,13 +216,15 @@ def test_counted_input_states_are_those_of_the_formula(cell) -> None:
 
 @pytest.mark.parametrize(
     ("table", "arch"),
-    [
-        ("beam", "transformer"),
-        ("diverse_beam", "bart.large"),
-        ("greedy", "bart.large"),
-        ("beam", "gpt-2.small"),
-        ("batch_size", "bart.large"),
-    ],
+    crossed(
+        [
+            ("beam", "transformer"),
+            ("diverse_beam", "bart.large"),
+            ("greedy", "bart.large"),
+            ("beam", "gpt-2.small"),
+            ("batch_size", "bart.large"),
+        ]
+    ),
 )
 def test_all_systems_give_the_same_hypotheses(table, arch) -> None:
     wanted = [

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import el_attention
+from crossed import crossed
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 if int(transformers.__version__.split(".")[0]) < 5:
@@ -79,8 +80,7 @@ def batches(monkeypatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("converted", [True, False])
-@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.parametrize(("converted", "case"), crossed([True, False], OPTIONS))
 def test_every_sound_gets_what_it_gets_alone(case, converted, batches) -> None:
     name, options, sizes = OPTIONS[case]
     model, processor = hearing(name)

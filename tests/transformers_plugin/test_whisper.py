@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import el_attention
+from crossed import crossed
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
@@ -86,8 +87,7 @@ def assert_equal(expected: Any, found: Any) -> None:
         assert expected == found
 
 
-@pytest.mark.parametrize(("plan", "dtype"), BOTH)
-@pytest.mark.parametrize("case", SHORT)
+@pytest.mark.parametrize(("plan", "dtype", "case"), crossed(BOTH, SHORT))
 def test_short_sounds_are_transcribed_as_before(case, plan, dtype) -> None:
     model, features = speech_model(dtype), sound(FRAMES, dtype)
     expected = transcribed(model, features, SHORT[case])
@@ -96,8 +96,7 @@ def test_short_sounds_are_transcribed_as_before(case, plan, dtype) -> None:
     assert_served(model)
 
 
-@pytest.mark.parametrize(("plan", "dtype"), BOTH)
-@pytest.mark.parametrize("case", LONG)
+@pytest.mark.parametrize(("plan", "dtype", "case"), crossed(BOTH, LONG))
 def test_long_sounds_are_transcribed_as_before(case, plan, dtype) -> None:
     model, features = speech_model(dtype), sound(2 * FRAMES + 7, dtype)
     mask = (torch.arange(features.size(2)) < torch.tensor([87, 50, 80])[:, None]).long()
