@@ -89,7 +89,7 @@ class _Search:
         # each token; [N], the last of these sums.  Beams of a sentence begin as one: the others
         # have probability 0.
         self._tokens = self._per_beam(start.unsqueeze(1))
-        self._sums = torch.zeros(len(self._tokens), 0, device=start.device)
+        self._sums = torch.zeros(len(self._tokens), 0, dtype=torch.float32, device=start.device)
         self._total: Tensor | None = None
         # bool [G, B]: beams padded with a finished hypothesis because there were too few live
         # candidates, as where beams are more than half as many as tokens.  They give no candidates.

@@ -137,13 +137,13 @@ class BeamSearch:
         self._prompt = prompt.size(1)
         self._tokens = prompt.view(-1, beam, self._prompt)
         sentences, device = len(self._tokens), prompt.device
-        self._scores = torch.full((sentences, beam), NEVER, device=device)
+        self._scores = torch.full((sentences, beam), NEVER, dtype=torch.float32, device=device)
         self._scores[:, 0] = 0.0
         self._alive = torch.arange(sentences, device=device)
         self._improvable = torch.ones(sentences, 1, dtype=torch.bool, device=device)
         self._places = _Places(
             self._tokens,
-            torch.full((sentences, beam), NEVER, device=device),
+            torch.full((sentences, beam), NEVER, dtype=torch.float32, device=device),
             torch.zeros(sentences, beam, dtype=torch.int64, device=device),
             torch.zeros(sentences, beam, dtype=torch.int64, device=device),
             torch.zeros(sentences, beam, dtype=torch.bool, device=device),

@@ -36,6 +36,20 @@ def test_autocast_gives_what_stock_gives(family):
         assert_same(answer(stock, family), answer(ours, family))
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("family", ["transformer", "bart", "lm"])
+def test_another_default_dtype_changes_nothing(family, default):
+    stock, ours = generators(family)
+    torch.set_default_dtype(default)
+    try:
+        expected, found = answer(stock, family), answer(ours, family)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same(expected, found)
+    for name in ("score", "positional_scores"):
+        assert found[0][0][name].dtype == expected[0][0][name].dtype
+
+
 @pytest.mark.parametrize(
     "change",
     [

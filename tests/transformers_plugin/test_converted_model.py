@@ -20,7 +20,13 @@ from transformers import LogitsProcessor, StoppingCriteria  # noqa: E402
 
 from el_attention.transformers_plugin.version_4 import IS_4  # noqa: E402
 from manytexts import SPECIAL, TEXTS, model_of, tokenizer_of  # noqa: E402
-from transformers_models import assert_served, build, generated, inputs  # noqa: E402
+from transformers_models import (  # noqa: E402
+    assert_same,
+    assert_served,
+    build,
+    generated,
+    inputs,
+)
 
 NAMES = ["bart", "whisper", "gpt2", "vit to mbart"]
 
@@ -225,6 +231,20 @@ def test_a_pipeline_recognizes_speech() -> None:
         results.append(pipe(noise, generate_kwargs={"num_beams": 2, "max_new_tokens": 8}))
     assert results[0] == results[1] and results[0]["text"]
     assert_served(one)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", ["bart", "gpt2", "t5"])
+def test_another_default_dtype_changes_nothing(name, default) -> None:
+    stock, model = build(name, torch.float32), el_attention.convert(build(name, torch.float32))
+    arguments, found = inputs(stock), []
+    for either in (stock, model):
+        torch.set_default_dtype(default)
+        try:
+            found.append(generated(either, arguments, num_beams=3))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert_same(*found, 1e-5)
 
 
 def test_two_models_generate_at_once() -> None:
