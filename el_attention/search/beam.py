@@ -155,7 +155,7 @@ class _Search:
             )
         self._padded = ends.gather(1, chosen)
         self._total = scores.gather(1, chosen).flatten()
-        self._append(rows.flatten(), tokens.gather(1, chosen).view(-1, 1), self._total)
+        self._continue(rows.flatten(), tokens.gather(1, chosen).view(-1, 1), self._total)
         self._scorer.reorder(own_rows.flatten())
 
     def _restricted(self, logits: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -287,7 +287,7 @@ class _Search:
             self._max_lengths = self._max_lengths[there]
         return rows[here], there
 
-    def _append(self, rows: Tensor, tokens: Tensor, total: Tensor) -> None:
+    def _continue(self, rows: Tensor, tokens: Tensor, total: Tensor) -> None:
         """Lets the beams `rows`, int64 [N'], go on with `tokens`, int64 [N', 1]."""
         self._tokens = torch.cat([self._tokens.index_select(0, rows), tokens], 1)
         self._sums = torch.cat([self._sums.index_select(0, rows), total.unsqueeze(1)], 1)
