@@ -24,6 +24,8 @@ def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | 
         if got.__name__ == expected.__name__:
             return f"is a {_qualified(got)}, expected a {_qualified(expected)}"
         return f"is a {got.__name__}, expected a {expected.__name__}"
+    if _has_replaced_forward(type(module)):
+        return f"is a {type(module).__name__}, whose forward was replaced"
     replaced = own_method(module)
     if replaced is not None:
         return f"has a {replaced} of its own"
@@ -46,6 +48,12 @@ def own_method(module: nn.Module) -> str | None:
         ):
             return name
     return None
+
+
+def _has_replaced_forward(kind: type[nn.Module]) -> bool:
+    """Whether the forward of a class was defined elsewhere than the class that has it."""
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    return getattr(vars(owner)["forward"], "__module__", None) != owner.__module__
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -349,6 +349,16 @@ def test_models_that_are_not_what_they_seem_are_run_by_transformers(change, capl
     assert reason in caplog.text
 
 
+@pytest.mark.parametrize("kind", [nn.Linear, nn.LayerNorm])
+def test_a_forward_that_was_replaced_in_a_class_is_called(kind, monkeypatch) -> None:
+    stock, model = build("bart"), el_attention.convert(build("bart"))
+    forward = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x: 1.5 * forward(self, x))
+    arguments = inputs(stock)
+    assert_same(generated(stock, arguments), generated(model, arguments), 0)
+    assert any("whose forward was replaced" in reason for reason in model.el_announced)
+
+
 @pytest.mark.skipif(IS_4, reason=T5_OF_4)
 @pytest.mark.parametrize("name", ["t5", "umt5"])
 def test_layers_that_changed_places_attend_by_the_biases_that_transformers_gives_them(name) -> None:
