@@ -244,7 +244,7 @@ def test_another_default_dtype_changes_nothing(name, default) -> None:
             found.append(generated(either, arguments, num_beams=3))
         finally:
             torch.set_default_dtype(torch.float32)
-    assert_same(*found, 1e-5)
+    assert_same(found[0], found[1], 1e-5)
 
 
 def test_two_models_generate_at_once() -> None:
