@@ -22,10 +22,10 @@ test-quick: env ## two minutes of them: operators, tree, search, decoders, fallb
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(QUICK)
 
 test: env ## the fast tests
-	$(PYTEST) --dist loadfile -m "not slow"
+	$(PYTEST) --dist worksteal -m "not slow"
 
 test-rest: env ## what `test` leaves out for its time: longer tests, more combinations
-	$(PYTEST) --dist loadfile -m rest
+	$(PYTEST) --dist worksteal -m rest
 
 test-all: env ## all tests
 	$(PYTEST)

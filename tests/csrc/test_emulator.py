@@ -18,6 +18,8 @@ from torch import Tensor
 import emulator_build
 from emulator_build import KernelError, Result, Sanitizer, SanitizerError, build, require, run
 
+pytestmark = [pytest.mark.rest, pytest.mark.slow]
+
 SCHEDULES = ["ascending", "descending", "round-robin", "random:1", "random:2"]
 FLOAT_TYPES = {"half": torch.float16, "bfloat16": torch.bfloat16}
 

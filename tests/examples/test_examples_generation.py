@@ -21,7 +21,11 @@ from summarization_gpt2 import convert
 from summarization_xsum import prepare as xsum
 from tiny import PLANS
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.rest,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 
 LENIENT = Policy(unverified=True)
 BLOCKING = str(Path(pairs.__file__).parent / "ngram_blocking")  # for fairseq to import

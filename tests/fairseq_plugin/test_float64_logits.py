@@ -206,8 +206,8 @@ def test_the_walk_sees_a_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
     reorder = BeamTree.reorder
 
-    def wrong(self: BeamTree, order: Tensor) -> None:
-        reorder(self, order.view(-1, self.beam).flip(1).flatten())
+    def wrong(self: BeamTree, order: Tensor) -> Tensor:
+        return reorder(self, order.view(-1, self.beam).flip(1).flatten())
 
     monkeypatch.setattr(BeamTree, "reorder", wrong)
     with pytest.raises(AssertionError, match="relative difference"):

@@ -102,8 +102,7 @@ GENERATION = ("task.py", "inference_step")
 
 
 @pytest.mark.parametrize(
-    "batches",
-    ["", "--buffer-size 5 --batch-size 3", "--buffer-size 3 --batch-by-memory"],
+    "batches", crossed(["", "--buffer-size 5 --batch-size 3", "--buffer-size 3 --batch-by-memory"])
 )
 def test_a_line_that_does_not_fit_in_memory_is_refused_and_the_others_are_answered(
     workspace, caplog, tmp_path, batches

@@ -12,6 +12,10 @@ import pytest
 OPERATORS = ("compiled", "pure PyTorch")
 
 
+# Marks of what `make test` leaves out for its time.
+REST = (pytest.mark.rest, pytest.mark.slow)
+
+
 def crossed(*axes: Iterable[Any]) -> list[Any]:
     """Returns all combinations of the values of some axes, every other one as `rest`.
 
@@ -22,6 +26,6 @@ def crossed(*axes: Iterable[Any]) -> list[Any]:
     for combination in itertools.product(*map(enumerate, axes)):
         indices, chosen = zip(*combination, strict=True)
         values = [x for value in chosen for x in (value if isinstance(value, tuple) else (value,))]
-        marks = [pytest.mark.rest, pytest.mark.slow] if sum(indices) % 2 else []
+        marks = REST if sum(indices) % 2 else ()
         sets.append(pytest.param(*values, marks=marks, id="-".join(map(str, values))))
     return sets

@@ -19,7 +19,11 @@ breakdown, cases, floor, report, run, systems, weights = (
 )
 main = importlib.import_module("benchmarks.__main__").main
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.rest,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 
 # CTranslate2 forbids the end of sentence before the softmax, the others after it: that is the gap,
 # as large as the probability of one word of the tiny vocabulary, once for each step.

@@ -28,6 +28,8 @@ from summarization_cnn_dm import prepare as cnn_dm
 from summarization_gpt2 import convert
 from summarization_xsum import prepare as xsum
 
+pytestmark = [pytest.mark.rest, pytest.mark.slow]
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 input_states = importlib.import_module("research.model").input_states
 paper = importlib.import_module("research.paper_figures")
