@@ -138,7 +138,7 @@ def version_of(package: str) -> str | None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--rows", type=int, default=768, help="default: %(default)s")
+    parser.add_argument("--rows", type=int, default=160, help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=16, help="rows; default: %(default)s")
     parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
@@ -172,6 +172,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for system, measured in systems.items():
                 rates[system].append(measured())
+                print(f"{system}: {rates[system][-1]:.3g} rows/s", file=sys.stderr, flush=True)
 
     packages = {package: version_of(package) for package in ("fairseq-fixed", "fairseq", "ray")}
     print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python", end=" ")
