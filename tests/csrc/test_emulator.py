@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import emulator_build
+from crossed import REST
 from emulator_build import KernelError, Result, Sanitizer, SanitizerError, build, require, run
 
-pytestmark = [pytest.mark.rest, pytest.mark.slow]
+pytestmark = [*REST]
 
 SCHEDULES = ["ascending", "descending", "round-robin", "random:1", "random:2"]
 FLOAT_TYPES = {"half": torch.float16, "bfloat16": torch.bfloat16}

@@ -14,6 +14,7 @@ from common import pairs, pieces, report, scores, subword
 from common.acquire import Policy
 from common.generated import Output, parse_output
 from common.lines import read_lines, write_lines
+from crossed import REST
 from exampledata import binarise, encode_for_bart
 from question_generation_squad import prepare as squad
 from summarization_cnn_dm import prepare as cnn_dm
@@ -22,8 +23,7 @@ from summarization_xsum import prepare as xsum
 from tiny import PLANS
 
 pytestmark = [
-    pytest.mark.rest,
-    pytest.mark.slow,
+    *REST,
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
 ]
 

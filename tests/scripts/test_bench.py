@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import el_attention.cost
-from crossed import crossed
+from crossed import REST, crossed
 
 breakdown, cases, floor, report, run, systems, weights = (
     importlib.import_module(f"benchmarks.{name}")
@@ -20,8 +20,7 @@ breakdown, cases, floor, report, run, systems, weights = (
 main = importlib.import_module("benchmarks.__main__").main
 
 pytestmark = [
-    pytest.mark.rest,
-    pytest.mark.slow,
+    *REST,
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
 ]
 

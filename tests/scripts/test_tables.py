@@ -21,14 +21,14 @@ from common import pairs, pieces
 from common.acquire import Policy
 from common.lines import read_lines, write_lines
 from common.scores import rouge
-from crossed import crossed
+from crossed import REST, crossed
 from el_attention.cost import GIB, Workload
 from exampledata import binarise, encode_for_bart
 from summarization_cnn_dm import prepare as cnn_dm
 from summarization_gpt2 import convert
 from summarization_xsum import prepare as xsum
 
-pytestmark = [pytest.mark.rest, pytest.mark.slow]
+pytestmark = [*REST]
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 input_states = importlib.import_module("research.model").input_states
