@@ -1,5 +1,5 @@
-// The Python module el_attention._C: what was built, and steps of layers. The operators are
-// registered with torch when it is loaded (csrc/ops.cpp) and are not part of it.
+// The Python module el_attention._C: what was built, threads, and steps of layers. The operators
+// are registered with torch when it is loaded (csrc/ops.cpp) and are not part of it.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/version.h>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "cpu/short_waits.h"
 #include "layer_module.h"
 #ifdef EL_ATTENTION_CUDA
 #include "cuda/build.h"
@@ -51,5 +52,6 @@ std::optional<std::string> unsupported_gpu([[maybe_unused]] int device) {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_information", &build_information);
   m.def("unsupported_gpu", &unsupported_gpu);
+  pybind11::class_<el_attention::cpu::ShortWaits>(m, "ShortWaits").def(pybind11::init<int>());
   el_attention::add_layer(m);
 }

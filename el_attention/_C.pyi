@@ -14,6 +14,9 @@ def build_information() -> BuildInformation: ...
 def unsupported_gpu(device: int) -> str | None: ...  # None where kernels can run
 def derivatives_are_on() -> bool: ...
 
+class ShortWaits:
+    def __init__(self, threads: int) -> None: ...
+
 class StepRows:
     def __init__(
         self, beam: int, mappings: Iterable[object], own: object, source: object

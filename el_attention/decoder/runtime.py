@@ -9,6 +9,7 @@ from torch import Tensor
 
 from el_attention.attention import Choice, Planner
 from el_attention.cost import PART_TOKENS
+from el_attention.decoder.company import Company
 from el_attention.decoder.compiled_layer import step_rows
 from el_attention.decoder.layer import Biases, Layer
 from el_attention.decoder.specs import DecoderSpec
@@ -82,6 +83,7 @@ class Decoding:
             Layer(layer, index, self.states, plans) for index, layer in enumerate(spec.layers)
         ]
         self._is_compiled = any(layer.is_compiled for layer in self._layers)
+        self._company = Company() if spec.device.type == "cpu" else None
 
     def prefill(
         self, tokens: Tensor, is_padding: Tensor | None = None, positions: Tensor | None = None
@@ -150,6 +152,8 @@ class Decoding:
             ValueError: if an int position is beyond the positions of the decoder, or the beams of
                 a sentence have different ones and there is a bias by position.
         """
+        if self._company is not None:
+            self._company.look()
         x = self.spec.embedding(tokens, position)
         if self._position_biases:
             self._check_beams(position)

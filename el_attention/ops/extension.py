@@ -29,7 +29,8 @@ OPERATORS = {
     "linear": 3,
     "is_widened": 2,
 }
-MEMBERS = ("DecoderLayer", "StepRows", "derivatives_are_on", "unsupported_gpu")  # of the module
+# Of the module.
+MEMBERS = ("DecoderLayer", "ShortWaits", "StepRows", "derivatives_are_on", "unsupported_gpu")
 
 
 def load(note: Path = NOTE) -> str | None:

@@ -58,18 +58,12 @@ def measure(
                 result = results[worker.name]
                 if turn > 0 and result["seconds"][0] > once:
                     continue
-                outcome = worker.generate(case)
-                first = outcome.first
-                if first is None:
-                    first = worker.generate(replace(case, steps=1)).seconds
+                outcome, first, step = timed(worker, case)
                 result["seconds"].append(outcome.seconds)
                 result["first"].append(first)
-                result["step"].append((outcome.seconds - first) / (case.steps - 1))
+                result["step"].append(step)
                 last[worker.name] = outcome
-                out(
-                    f"  {worker.name}: {outcome.seconds:.2f} s, "
-                    f"{1000 * result['step'][-1]:.1f} ms per step"
-                )
+                out(f"  {worker.name}: {outcome.seconds:.2f} s, {1000 * step:.1f} ms per step")
         for worker in workers:
             result = results[worker.name]
             result["peak"], predicted = worker.memory(case)
@@ -81,6 +75,15 @@ def measure(
                     last[reference].hypotheses, last[worker.name].hypotheses
                 )
     return results
+
+
+def timed(worker: Worker, case: Case) -> tuple[Outcome, float, float]:
+    """Returns a generation, the seconds until its first step was done, and those of a later one."""
+    outcome = worker.generate(case)
+    first = outcome.first
+    if first is None:
+        first = worker.generate(replace(case, steps=1)).seconds
+    return outcome, first, (outcome.seconds - first) / (case.steps - 1)
 
 
 def _tokens(worker: Worker, case: Case) -> Hypotheses:
