@@ -12,10 +12,10 @@ from torch import Tensor
 from el_attention.fairseq_plugin.attention_step import acts
 from el_attention.fairseq_plugin.encoder_out import SENTENCE_AXIS, EncoderOut, SharedEncoderOut
 from el_attention.fairseq_plugin.parts import (
-    reason_against_parts,
     rows_of,
     say_once,
     sentences_at_once,
+    unsupported_parts,
 )
 from el_attention.specialize import Specialized
 
@@ -43,7 +43,7 @@ class ELEncoder(Specialized, _Base):
             whole: dict[str, Any] = super().forward_torchscript(net_input)
             return whole
         size = max(1, min(len(tokens), sentences_at_once(tokens)))
-        reason = reason_against_parts(net_input, len(tokens))
+        reason = unsupported_parts(net_input, len(tokens))
         if reason is not None and size < len(tokens):
             say_once(f"sources are encoded as a whole, not in parts: {reason}")
         if reason is not None:

@@ -9,11 +9,11 @@ import torch
 
 from el_attention.fairseq_plugin.parts import (
     Results,
-    reason_against_parts,
     rows_of,
     say_once,
     select,
     sentences_of,
+    unsupported_parts,
     without_padding,
 )
 from el_attention.fairseq_plugin.wrapper import GeneratorWrapper
@@ -31,7 +31,7 @@ class OwnLimitsGenerator(GeneratorWrapper):
         """Generates; see fairseq's `SequenceGenerator.generate` for the arguments."""
         groups = self._groups(sample["net_input"])
         number = sentences_of(sample)
-        reason = reason_against_parts({**sample, **arguments}, number) if groups else None
+        reason = unsupported_parts({**sample, **arguments}, number) if groups else None
         if reason is not None:
             say_once(f"limits of length count padding, as in fairseq, because of {reason}")
         if not groups or reason is not None:

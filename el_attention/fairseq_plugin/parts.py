@@ -57,7 +57,7 @@ def generate_part(
     """Generates for some sentences; the hypotheses are those that the whole batch would get.
 
     Padding stays as it is, because the length limit of fairseq depends on it.  A batch that holds
-    what `reason_against_parts` does not know is generated as a whole.
+    what `unsupported_parts` names is generated as a whole.
 
     Args:
         generator: the generator of the task.
@@ -72,7 +72,7 @@ def generate_part(
     number = sentences_of(sample)
     if len(part) == number:
         return generator.generate(models, sample, **arguments)
-    reason = reason_against_parts({**sample, **arguments}, number)
+    reason = unsupported_parts({**sample, **arguments}, number)
     if reason is not None:
         say_once(f"a batch is generated as a whole where a part would do: {reason}")
         results = generator.generate(models, sample, **arguments)
@@ -119,7 +119,7 @@ def sentences_at_once(tokens: Tensor) -> int:
     return max(1, PART_TOKENS // max(1, tokens.size(1)))
 
 
-def reason_against_parts(batch: Mapping[str, Any], number: int) -> str | None:
+def unsupported_parts(batch: Mapping[str, Any], number: int) -> str | None:
     """Returns why sentences cannot be selected from a batch, or None if they can.
 
     A tensor that happens to have `number` rows need not have one per sentence, and one that has
@@ -131,7 +131,7 @@ def reason_against_parts(batch: Mapping[str, Any], number: int) -> str | None:
     """
     for name, value in batch.items():
         if name == "net_input":
-            reason = reason_against_parts(value, number)
+            reason = unsupported_parts(value, number)
             if reason is not None:
                 return reason
         elif name in PER_SENTENCE:
@@ -146,7 +146,7 @@ def reason_against_parts(batch: Mapping[str, Any], number: int) -> str | None:
 
 
 def rows_of(batch: Mapping[str, Any], index: Tensor) -> dict[str, Any]:
-    """Selects sentences from a batch that `reason_against_parts` has nothing against.
+    """Selects sentences from a batch for which `unsupported_parts` returns None.
 
     Args:
         batch: a sample, its net_input, or arguments of `generate`.

@@ -12,8 +12,8 @@ from el_attention.fairseq_plugin.parts import (
     PER_SENTENCE,
     Results,
     generate_part,
-    reason_against_parts,
     sentences_of,
+    unsupported_parts,
 )
 from el_attention.fairseq_plugin.refusal import is_refusal
 from el_attention.fairseq_plugin.wrapper import GeneratorWrapper, innermost
@@ -68,7 +68,7 @@ class RecordingGenerator(GeneratorWrapper):
         device = sample["net_input"]["src_tokens"].device
         before = random_state(device)
         number = sentences_of(sample)
-        apart = self._by_sentence and reason_against_parts({**sample, **arguments}, number) is None
+        apart = self._by_sentence and unsupported_parts({**sample, **arguments}, number) is None
         keys = with_room(lambda: sentence_keys(self._generator, sample, arguments, apart))
         drawn = [f"{key} {digest(before)}" for key in keys]
         entries = [journal.take(key) or journal.take(d) for key, d in zip(keys, drawn, strict=True)]
@@ -106,7 +106,7 @@ def sentence_keys(
         sample: the batch.
         arguments: the arguments of `generate`.
         by_sentence: whether a sentence is to have the same key in any batch; else its place and
-            all other sentences, padding included, are in its key. `reason_against_parts` must have
+            all other sentences, padding included, are in its key. `unsupported_parts` must have
             nothing against the batch then.
 
     Returns:

@@ -12,10 +12,10 @@ from torch import Tensor
 from el_attention.fairseq_plugin.parts import (
     Results,
     generate_part,
-    reason_against_parts,
     rows_of,
     select,
     sentences_of,
+    unsupported_parts,
     without_padding,
 )
 from el_attention.fairseq_plugin.refusal import ANSWER, refusal
@@ -86,5 +86,5 @@ class SplittingGenerator(GeneratorWrapper):
             work,
             number,
             f"sources of {length} tokens, beam {beam}",
-            lambda: reason_against_parts({**sample, **arguments}, number),
+            lambda: unsupported_parts({**sample, **arguments}, number),
         )
