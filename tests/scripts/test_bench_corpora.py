@@ -22,5 +22,5 @@ def test_the_script_measures_all_that_is_installed(monkeypatch, capsys) -> None:
     monkeypatch.setattr(corpora, "find_spec", lambda package: None)
     corpora.main()
     printed = capsys.readouterr().out
-    assert "64 rows, batches of 16" in printed
+    assert "64 rows, batches of 8" in printed
     assert "| loops |" in printed and "| --workers 2 |" in printed
