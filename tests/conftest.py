@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossed import OPERATORS
+from el_attention.attention import Lengths, Planner
 from el_attention.ops import extension
 
 if TYPE_CHECKING:
@@ -72,3 +73,17 @@ def exact_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(utils, "softmax", in_own_dtype(functional.softmax))
     monkeypatch.setattr(utils, "log_softmax", in_own_dtype(functional.log_softmax))
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Lengths]:
+    """The lengths that plans were chosen for."""
+    seen: list[Lengths] = []
+    choose_for = Planner.choose_for
+
+    def spy(self: Planner, *sizes: Any) -> Any:
+        seen.append(sizes[-1])
+        return choose_for(self, *sizes)
+
+    monkeypatch.setattr(Planner, "choose_for", spy)
+    return seen

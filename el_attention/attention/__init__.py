@@ -15,7 +15,9 @@ from el_attention.attention.candidates import (
 from el_attention.attention.planner import (
     EXPECTED_TOKENS,
     PLAN_CHOICES,
+    UNKNOWN_LENGTHS,
     Choice,
+    Lengths,
     Planner,
     plans_for,
 )
@@ -38,9 +40,11 @@ __all__ = [
     "PLAN_CHOICES",
     "SELF",
     "SOURCE",
+    "UNKNOWN_LENGTHS",
     "Candidate",
     "Choice",
     "ExpandedQuery",
+    "Lengths",
     "Plan",
     "Planner",
     "Projections",

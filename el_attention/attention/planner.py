@@ -13,8 +13,32 @@ from el_attention.cost import Architecture, Plans, Workload
 from el_attention.robust.memory import free_bytes, in_units
 
 PLAN_CHOICES = ("auto", *PLANS)
-# The number of tokens that a plan is chosen for: the true one is known only at the end.
+# The number of generated tokens that a plan is chosen for, where limits allow it: the true one is
+# known only at the end.
 EXPECTED_TOKENS = 64
+
+
+class Lengths(NamedTuple):
+    """What is known of a generation's lengths when it begins, in tokens.
+
+    Attributes:
+        prompt: tokens of the longest prompt; at least 1, the token that every sentence begins with.
+        least: the fewest that may be generated.
+        most: the most that may be generated; None without a limit.
+    """
+
+    prompt: int = 1
+    least: int = 0
+    most: int | None = None
+
+    @property
+    def expected(self) -> int:
+        """The number of generated tokens that a plan is chosen for, at least 1."""
+        most = EXPECTED_TOKENS if self.most is None else min(self.most, EXPECTED_TOKENS)
+        return max(1, self.least, most)
+
+
+UNKNOWN_LENGTHS = Lengths()
 
 
 class Choice(NamedTuple):
@@ -55,6 +79,7 @@ class Planner:
         sentences: int,
         beam: int,
         source: int | None = None,
+        lengths: Lengths = UNKNOWN_LENGTHS,
     ) -> dict[str, Choice]:
         """Returns the choice for each kind of attention, `SELF` and `SOURCE`, of a generation.
 
@@ -64,14 +89,15 @@ class Planner:
             sentences: number of sentences.
             beam: beams of each.
             source: tokens of the longest source; None without one.
+            lengths: what is known of the lengths of prompts and hypotheses.
         """
         load = Workload(
             dtype=str(dtype).removeprefix("torch."),
             batch=max(1, sentences),
             beam=beam,
-            source=source or 1,
-            first_end=EXPECTED_TOKENS,
-            last_end=EXPECTED_TOKENS,
+            source=source or lengths.prompt,
+            first_end=lengths.expected,
+            last_end=lengths.expected,
         )
         return self.choose(load, device)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from el_attention.attention import Choice, Planner
+from el_attention.attention import UNKNOWN_LENGTHS, Choice, Lengths, Planner
 from el_attention.cost import PART_TOKENS
 from el_attention.decoder.company import Company
 from el_attention.decoder.compiled_layer import step_rows
@@ -53,6 +53,7 @@ class Decoding:
         source: Source | None = None,
         columns: Tensor | None = None,
         keeps_positions: bool = False,
+        lengths: Lengths = UNKNOWN_LENGTHS,
     ) -> None:
         """Begins a generation.
 
@@ -64,6 +65,7 @@ class Decoding:
             source: the encoder output, for a decoder that attends to one.
             columns: int64 [G], the column of the source of each sentence; None for all in order.
             keeps_positions: whether `keys_and_values` may be called.
+            lengths: what is known of the lengths, for the choice of the plans.
 
         Raises:
             ValueError: if the sizes do not fit together.
@@ -76,7 +78,7 @@ class Decoding:
         self.states = States(sentences, beam, spec.device, source, columns, keeps_positions)
         length = None if source is None else len(source.states)
         self.choices: dict[str, Choice] = planner.choose_for(
-            spec.dtype, spec.device, sentences, beam, length
+            spec.dtype, spec.device, sentences, beam, length, lengths
         )
         plans = {kind: choice.plan for kind, choice in self.choices.items()}
         self._layers = [

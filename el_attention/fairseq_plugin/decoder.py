@@ -13,7 +13,7 @@ from fairseq.modules import BaseLayer, LayerDropModuleList, MultiheadAttention
 from fairseq.modules.transformer_layer import TransformerDecoderLayer, TransformerDecoderLayerBase
 from torch import Tensor
 
-from el_attention.attention import SELF, Planner
+from el_attention.attention import SELF, UNKNOWN_LENGTHS, Lengths, Planner
 from el_attention.decoder import DecoderSpec, Decoding, NarrowWeights
 from el_attention.fairseq_plugin.attention_step import acts
 from el_attention.fairseq_plugin.decoding import DecodingState, Prompt
@@ -70,6 +70,7 @@ class ELDecoder(Specialized, _Base):
         sentences: int,
         beam: int,
         encoder_out: EncoderOut | None = None,
+        lengths: Lengths = UNKNOWN_LENGTHS,
     ) -> DecodingState:
         """Starts a generation.
 
@@ -79,13 +80,16 @@ class ELDecoder(Specialized, _Base):
             beam: beams of each sentence, B.
             encoder_out: the output of the encoder, if there is one; reordered for the beams, or
                 with a column for each of the G * B.
+            lengths: what is known of the lengths, for the choice of the plans.
         """
         source, per_beam = _source(encoder_out)
         columns = None if per_beam is None else per_beam.view(-1, beam)[:, 0]
         reason = unsupported(self)
         if reason is None:
             spec = self.el_spec(source is not None)
-            decoding = Decoding(spec, self.el_planner, sentences, beam, source, columns)
+            decoding = Decoding(
+                spec, self.el_planner, sentences, beam, source, columns, lengths=lengths
+            )
             state = DecodingState(decoding.states, self.el_announced, decoding)
             state.modules.reordering = [self]
             reason = compiled.unsupported(spec.embedding.tokens)
@@ -95,7 +99,7 @@ class ELDecoder(Specialized, _Base):
         else:
             device = next(self.parameters()).device
             states = States(sentences, beam, device, source, columns, self._reads_positions())
-            state = DecodingState(states, self.el_announced)
+            state = DecodingState(states, self.el_announced, lengths=lengths)
             state.announce(logging.INFO, f"decoder: fairseq's own modules, because {reason}")
             state.modules.reordering = [
                 m for m in self.modules() if hasattr(m, "reorder_incremental_state")

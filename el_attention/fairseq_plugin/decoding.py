@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from el_attention.attention import Choice, Planner
+from el_attention.attention import UNKNOWN_LENGTHS, Choice, Lengths, Planner
 from el_attention.decoder import Decoding
 from el_attention.ops import Rows
 from el_attention.state import Payload, RowCache, States
@@ -57,7 +57,11 @@ class DecodingState:
     """
 
     def __init__(
-        self, states: States, announced: set[str], decoding: Decoding | None = None
+        self,
+        states: States,
+        announced: set[str],
+        decoding: Decoding | None = None,
+        lengths: Lengths = UNKNOWN_LENGTHS,
     ) -> None:
         """Starts a generation.
 
@@ -65,10 +69,11 @@ class DecodingState:
             states: without rows.
             announced: what has been logged about this model, so that it is said once.
             decoding: the runtime over `states`, or None for fairseq's modules.
+            lengths: what is known of the lengths, for the plans of fairseq's modules.
         """
         self.states = states
         self.decoding = decoding
-        self.modules = ModuleSteps()
+        self.modules = ModuleSteps(lengths)
         self.prompt: Prompt | None = None
         self.records_weights = True
         self.may_pad = True
@@ -144,13 +149,19 @@ class ModuleSteps:
         position: the position of the newest token; -1 before the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lengths: Lengths) -> None:
+        """Starts a generation.
+
+        Args:
+            lengths: what is known of the lengths, for the choice of the plans.
+        """
         self.attentions: dict[nn.Module, AttentionStep | None] = {}
         self.reordering: list[Any] = []
         self.elsewhere: dict[tuple[Any, int], dict[str, Any]] = {}
         self.per_beam: SharedEncoderOut | None = None
         self.columns: Tensor | None = None
         self.position = -1
+        self._lengths = lengths
         self._calls: Counter[nn.Module] = Counter()
         self._choices: dict[str, Choice] | None = None
 
@@ -172,7 +183,7 @@ class ModuleSteps:
             source = None if states.source is None else len(states.source.states)
             tree = states.tree
             self._choices = planner.choose_for(
-                like.dtype, like.device, tree.sentences, tree.beam, source
+                like.dtype, like.device, tree.sentences, tree.beam, source, self._lengths
             )
         return self._choices[kind]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from el_attention.attention import UNKNOWN_LENGTHS, Lengths
 from el_attention.fairseq_plugin import scorer
 from el_attention.fairseq_plugin.decoder import ELDecoder
 from el_attention.fairseq_plugin.decoding import DecodingState
@@ -29,6 +30,7 @@ class ELEnsemble(Specialized, _Base):
     Attributes:
         beam: beams of each sentence.
         prompt: int64 [sentences, P], right-padded, of the batch being generated, or None.
+        lengths: what is known of the lengths of the batch being generated.
         keep_attention: whether the generator is to record attention weights.
         weights: the models' shares in the mean of probabilities and of attention weights, positive,
             of sum 1; None for equal ones.
@@ -36,6 +38,7 @@ class ELEnsemble(Specialized, _Base):
 
     beam: int
     prompt: Tensor | None
+    lengths: Lengths = UNKNOWN_LENGTHS
     keep_attention: bool
     weights: Sequence[float] | None = None
 
@@ -62,7 +65,7 @@ class ELEnsemble(Specialized, _Base):
             # Another forward may give the layers another source and other tokens.
             is_plain = decoder.el_is_plain("forward")
             if is_plain or source is None:
-                decoder.begin(state, sentences, self.beam, source)
+                decoder.begin(state, sentences, self.beam, source, self.lengths)
             if is_plain and self.prompt is not None:
                 decoder.take_prompt(state, self.prompt)
 

@@ -11,6 +11,7 @@ from fairseq.ngram_repeat_block import NGramRepeatBlock
 from fairseq.search import Sampling
 from torch import Tensor, nn
 
+from el_attention.attention import Lengths
 from el_attention.fairseq_plugin import scorer
 from el_attention.fairseq_plugin.ensemble import ELEnsemble, shallow_copy
 from el_attention.fairseq_plugin.ngrams import NGramBlock
@@ -26,6 +27,9 @@ else:
     _Generator = object
 
 logger = logging.getLogger(__name__)
+
+# What fairseq knows sources by in a batch.
+_SOURCES = ("src_tokens", "source", "features")
 
 
 class ELGenerator(Specialized, _Generator):
@@ -64,7 +68,7 @@ class ELGenerator(Specialized, _Generator):
         if isinstance(numbers, Tensor) and bool((numbers >= len(numbers)).any()):
             # It takes the numbers of sentences in the data for positions in the batch.
             sample = {name: value for name, value in sample.items() if name != "id"}
-        run = self._run(prefix_tokens, bos_token)
+        run = self._run(sample["net_input"], prefix_tokens, bos_token)
         if reason is None:
             return run._search(sample["net_input"], prefix_tokens, bos_token)
         if prefix_tokens is not None and (self.unk_penalty or self.el_ngrams_after_prefix):
@@ -112,7 +116,9 @@ class ELGenerator(Specialized, _Generator):
             size = self.repeat_ngram_blocker.no_repeat_ngram_size
             self.repeat_ngram_blocker = NGramBlock(size, self.eos)
 
-    def _run(self, prefix_tokens: Tensor | None, bos_token: int | None) -> ELGenerator:
+    def _run(
+        self, net_input: dict[str, Any], prefix_tokens: Tensor | None, bos_token: int | None
+    ) -> ELGenerator:
         """Returns a shallow copy that holds what one run changes, for threads share this one."""
         run = shallow_copy(self)
         run.search = copy.copy(self.search)
@@ -126,6 +132,7 @@ class ELGenerator(Specialized, _Generator):
         run.model = shallow_copy(self.model)
         run.model.beam = self.beam_size
         run.model.prompt = self._prompt(prefix_tokens, bos_token)
+        run.model.lengths = self._lengths(net_input, run.model.prompt)
         return run
 
     def __prepare_scriptable__(self) -> Any:
@@ -175,10 +182,17 @@ class ELGenerator(Specialized, _Generator):
             return "the sources are not tokens"
         return scorer.unsupported(self.model)
 
+    def _lengths(self, net_input: dict[str, Any], prompt: Tensor | None) -> Lengths:
+        """What is known of the lengths of a run; fairseq counts prefixes among generated words."""
+        length = 1 if prompt is None else prompt.size(1)
+        if not any(name in net_input for name in _SOURCES):  # fairseq refuses it
+            return Lengths(length)
+        words = length - 1
+        return Lengths(length, max(0, self.min_len - words), self._longest(net_input) + 1 - words)
+
     def _longest(self, net_input: dict[str, Any]) -> int:
         """The most words that fairseq's own search gives a hypothesis before its eos."""
-        names = ("src_tokens", "source", "features")
-        source = next(net_input[name] for name in names if name in net_input)
+        source = next(net_input[name] for name in _SOURCES if name in net_input)
         if not self.match_source_len:
             longest = int(self.max_len_a * source.size(1) + self.max_len_b)
             return min(longest, self.max_len - 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
-from el_attention.attention import Planner
+from el_attention.attention import Lengths, Planner
 from el_attention.decoder import DecoderSpec, Decoding
 from el_attention.state import Source
 from el_attention.transfer import to_device
@@ -32,6 +32,8 @@ class DecodingCache(Cache):
         beam: int,
         source: Source | None,
         is_returned: bool,
+        min_length: int = 0,
+        max_length: int | None = None,
     ) -> None:
         """Begins a run.
 
@@ -41,6 +43,8 @@ class DecodingCache(Cache):
             beam: sequences of each sentence.
             source: the encoder output, one column per sentence, or None.
             is_returned: whether it is part of the result.
+            min_length: fewest tokens of a sequence, the prompt included.
+            max_length: most tokens of a sequence; None without a limit.
         """
         super().__init__(layers=[])
         self.spec = spec
@@ -52,6 +56,8 @@ class DecodingCache(Cache):
         self._planner = planner
         self._source = source
         self._is_returned = is_returned
+        self._min_length = min_length
+        self._max_length = max_length
         self._length = 0
 
     def advance(
@@ -77,6 +83,7 @@ class DecodingCache(Cache):
                 self.beam,
                 self._source,
                 keeps_positions=self._is_returned,
+                lengths=self._lengths(tokens.size(1)),
             )
             if _equal_beams(self.beam, tokens, positions, is_padding):
                 first = _taken_at_once(tokens, is_padding)
@@ -96,6 +103,10 @@ class DecodingCache(Cache):
             self._length += 1
         assert hidden is not None
         return self._output(hidden)
+
+    def _lengths(self, prompt: int) -> Lengths:
+        least, most = self._min_length - prompt, self._max_length
+        return Lengths(prompt, max(0, least), None if most is None else most - prompt)
 
     @property
     def vocab_size(self) -> int:

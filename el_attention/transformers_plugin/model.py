@@ -209,7 +209,9 @@ class ELModel(Specialized, _Model):
             return f"sequences of {longest} tokens may be longer than its {limit} positions"
         planner = Planner(self.el_plan, architecture_of(self, family, spec), self.el_memory_budget)
         is_returned = bool(config.return_dict_in_generate)
-        return DecodingCache(spec, planner, beam, source, is_returned)
+        return DecodingCache(
+            spec, planner, beam, source, is_returned, config.min_length or 0, longest
+        )
 
     def el_spec(self, has_source: bool) -> DecoderSpec:
         """Describes its decoder as it is now, with narrow weights; see `Family.describe`."""

@@ -189,14 +189,19 @@ class Fairseq(System):
         """Returns the memory by the cost model, with the plans that are chosen."""
         if self._plan is None:
             return None
-        from el_attention.attention import EXPECTED_TOKENS
+        from el_attention.attention import Lengths
 
         # Beams that share no ancestors, and rows that are reserved ahead.
         tokens = -(-capacity(case.steps * case.beam, case.beam) // case.beam)
         load = Workload("float32", case.batch, case.beam, case.source, tokens, tokens)
-        planner = self._model.decoder.el_planner
-        expected = replace(load, first_end=EXPECTED_TOKENS, last_end=EXPECTED_TOKENS)
-        choices = planner.choose(expected, torch.device("cpu"))
+        choices = self._model.decoder.el_planner.choose_for(
+            torch.float32,
+            torch.device("cpu"),
+            case.batch,
+            case.beam,
+            case.source,
+            Lengths(least=case.steps, most=case.steps),
+        )
         expanded = {
             kind: choice.plan.name == ExpandedQuery.name for kind, choice in choices.items()
         }

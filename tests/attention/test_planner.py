@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import os
@@ -23,6 +24,7 @@ from el_attention.attention import (
     SELF,
     SOURCE,
     Candidate,
+    Lengths,
     Planner,
     best,
     candidate,
@@ -36,8 +38,8 @@ from el_attention.attention import (
 from el_attention.cost import ARCHITECTURES, CPU, DEVICES, GIB, Device, Rates, Workload
 from el_attention.fairseq_plugin.architecture import architecture_named, architecture_of
 from el_attention.robust.memory import bytes_of, free_bytes, in_units
-from families import FAMILIES, generate, model_of
-from tiny import assert_same, build, dictionary
+from families import FAMILIES, SYMBOLS, generate, model_of
+from tiny import assert_same, batch, build, dictionary, generator_of, prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -178,6 +180,37 @@ def test_a_budget_turns_to_the_smaller_states_and_says_what_each_needs() -> None
     assert "with shared-projection" in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        (Lengths(), 64),
+        (Lengths(most=200), 64),
+        (Lengths(most=7), 7),
+        (Lengths(least=90, most=200), 90),
+        (Lengths(least=3), 64),
+        (Lengths(prompt=5, most=0), 1),
+    ],
+)
+def test_a_plan_is_chosen_for_as_many_tokens_as_the_limits_allow(lengths, expected) -> None:
+    assert lengths.expected == expected
+
+
+def test_short_and_long_generations_may_take_other_plans() -> None:
+    planner, cpu = Planner("auto", BART, 99 * GIB), torch.device("cpu")
+
+    def predicted(lengths: Lengths) -> str:
+        return planner.choose_for(torch.float32, cpu, 8, 4, 512, lengths)[SELF].reason
+
+    assert predicted(Lengths()) == predicted(Lengths(least=64, most=64))
+    assert len({predicted(Lengths(most=n)) for n in (2, 64)}) == 2
+    long_prompt = Planner("auto", GPT2, 99 * GIB)
+    reasons = {
+        long_prompt.choose_for(torch.float32, cpu, 8, 4, None, Lengths(prompt=n))[SELF].reason
+        for n in (1, 700)
+    }
+    assert len(reasons) == 2
+
+
 def test_unknown_plans_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected one of .*auto.*, got 'fast'"):
         Planner("fast", BART)
@@ -214,6 +247,22 @@ def test_auto_generates_the_same(family) -> None:
     assert_same(
         generate([model_of(family)], family), generate([model_of(family)], family, plan="auto")
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "own_modules"), [("transformer", False), ("lm", False), ("transformer", True)]
+)
+def test_the_planner_knows_the_lengths_of_a_generation(family, own_modules, planned) -> None:
+    model = copy.deepcopy(model_of(family))
+    if own_modules:
+        model.decoder.layers[0].register_forward_hook(lambda *_: None)
+    options = {"beam": 2, "max_len_a": 0.0, "max_len_b": 9, "min_len": 4}
+    generator = el_attention.convert(generator_of([model], SYMBOLS, options), "auto")
+    prefix = {} if family == "transformer" else {"prefix_tokens": prompts(SYMBOLS, [2, 5])}
+    generator.generate([], batch(SYMBOLS, [6, 3]), **prefix)
+    # fairseq counts a prefix among the words; the end of sentence is a token.
+    words = 5 if prefix else 0
+    assert set(planned) == {Lengths(1 + words, max(0, 4 - words), 10 - words)}
 
 
 @pytest.mark.parametrize("budget", ["1KiB", "9GiB"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import el_attention
+from el_attention.attention import Lengths
 
 transformers = pytest.importorskip("transformers", reason="of the extra `transformers`")
 
@@ -245,6 +246,13 @@ def test_another_default_dtype_changes_nothing(name, default) -> None:
         finally:
             torch.set_default_dtype(torch.float32)
     assert_same(found[0], found[1], 1e-5)
+
+
+@pytest.mark.parametrize(("name", "prompt"), [("bart", 1), ("gpt2", 7)])
+def test_the_planner_knows_the_lengths_of_a_generation(name, prompt, planned) -> None:
+    model = el_attention.convert(build(name))
+    model.generate(**inputs(model), num_beams=2, min_new_tokens=4, max_new_tokens=9)
+    assert planned == [Lengths(prompt, 4, 9)]
 
 
 def test_two_models_generate_at_once() -> None:
