@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn import functional
 
-from crossed import OPERATORS
+from crossed import OPERATORS, REST, beyond_fast
 from el_attention.attention import Lengths, Planner
 from el_attention.ops import extension
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 # Tiny models are slower with threads, above all when several test processes share the cores.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where parameters multiply, `make test` runs some of the combinations; see `crossed`."""
+    for item in beyond_fast(item for item in items if item.get_closest_marker("slow") is None):
+        for mark in REST:
+            item.add_marker(mark)
 
 
 @pytest.fixture(scope="session", autouse=True)

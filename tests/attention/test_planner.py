@@ -16,6 +16,7 @@ import torch
 
 import el_attention
 from clidata import run
+from crossed import crossed
 from el_attention import cli
 from el_attention.attention import (
     MEASURED,
@@ -265,7 +266,7 @@ def test_the_planner_knows_the_lengths_of_a_generation(family, own_modules, plan
     assert set(planned) == {Lengths(1 + words, max(0, 4 - words), 10 - words)}
 
 
-@pytest.mark.parametrize("budget", ["1KiB", "9GiB"])
+@pytest.mark.parametrize("budget", crossed(["1KiB", "9GiB"]))
 def test_the_option_reaches_the_planner_which_explains_itself_once(
     workspace, budget, caplog
 ) -> None:
