@@ -31,7 +31,7 @@ test-all: env ## all tests
 	$(PYTEST)
 
 test-kernels: env ## the kernels in every size, under sanitizers, by instruction set; their lines
-	$(PYTEST) -m slow tests/csrc/test_cuda_kernels.py tests/csrc/test_cuda_candidates.py \
+	$(PYTEST) -m "slow and not rest" tests/csrc/test_cuda_kernels.py tests/csrc/test_cuda_candidates.py \
 	  tests/ops/test_compiled_operators.py
 	$(KERNEL_COVERAGE)
 
