@@ -102,7 +102,7 @@ PREPARED = [(family, "none", "before") for family in WITH_ENCODER] + [
     )
     for order in ("before", "after")
 ]
-CASES = [(*case, "model") for case in PREPARED] + [
+CASES = crossed((*case, "model") for case in PREPARED) + [
     pytest.param(*case, form, marks=pytest.mark.slow)  # torch takes seconds to compile a search
     for case in PREPARED
     for form in ("generator", "converted generator")

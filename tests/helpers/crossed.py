@@ -25,7 +25,7 @@ REST = (pytest.mark.rest, pytest.mark.slow)
 def crossed(*axes: Iterable[Any]) -> list[Any]:
     """Returns all combinations of the values of some axes, those that are not fast as `rest`.
 
-    Of a single axis every other value is fast.  A value that is a tuple is several parameters.
+    Of a single axis every third value is fast.  A value that is a tuple is several parameters.
     """
     values = [list(axis) for axis in axes]
     sets = []
@@ -35,7 +35,7 @@ def crossed(*axes: Iterable[Any]) -> list[Any]:
             x for value in chosen for x in (value if isinstance(value, tuple) else (value,))
         ]
         wide = [i for i, axis in zip(indices, values, strict=True) if len(axis) > 1]
-        marks = () if _is_fast(wide, max(2, len(wide))) else REST
+        marks = () if _is_fast(wide, len(wide) if len(wide) > 1 else 3) else REST
         sets.append(pytest.param(*parameters, marks=marks, id="-".join(map(str, parameters))))
     return sets
 

@@ -31,7 +31,10 @@ def assert_every_value_is_fast(fast: list[tuple[str, ...]], shape: tuple[int, ..
 def test_crossed_values_are_all_there(shape) -> None:
     sets = crossed(*axes_of(shape))
     assert [s.values for s in sets] == [*itertools.product(*axes_of(shape))]
-    assert_every_value_is_fast([s.values for s in sets if not s.marks], shape)
+    fast = [s.values for s in sets if not s.marks]
+    assert_every_value_is_fast(fast, shape)
+    if len(shape) == 1:
+        assert fast == [s.values for s in sets[::3]]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
