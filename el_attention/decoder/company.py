@@ -30,9 +30,9 @@ def switches() -> int:
 class Company:
     """Lets the threads of a generation give their cores away soon, if others want them.
 
-    A thread of OpenMP that has no work looks for it for milliseconds, which is fastest where no
-    other process is.  Where there is one, it looks for what a thread is to give it that waits for
-    that very core, and every operator may take as long as a turn of the scheduler.
+    A thread of GNU OpenMP that has no work looks for it for milliseconds.  In company it so keeps
+    its core from the thread that is to give it work, and every operator may take as long as a turn
+    of the scheduler.
     """
 
     def __init__(

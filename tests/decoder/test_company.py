@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -80,6 +81,9 @@ def test_idle_threads_end_with_the_generation() -> None:
     if os.sysconf("SC_NPROCESSORS_ONLN") <= 8:
         assert len(os.listdir("/proc/self/task")) > before
     del company
+    end = time.monotonic() + 10  # the members of the team end after its master
+    while len(os.listdir("/proc/self/task")) > before and time.monotonic() < end:
+        time.sleep(0.01)
     assert len(os.listdir("/proc/self/task")) == before
 
 
@@ -127,6 +131,7 @@ print(statistics.median(used))
 """
 
 
+@pytest.mark.skipif(os.sysconf("SC_NPROCESSORS_ONLN") > 8, reason="kMostThreads of short_waits.cpp")
 def test_threads_that_have_nothing_to_do_soon_leave_their_core() -> None:
     """They would take several milliseconds; without a second core they always leave at once."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
