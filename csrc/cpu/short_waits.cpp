@@ -4,14 +4,34 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace el_attention::cpu {
 namespace {
 
-// A process that cannot have another thread is ended by GNU OpenMP.
 constexpr long kMostThreads = 8;
+
+// Whether the process may have so many more threads. GNU OpenMP ends one that may not.
+bool may_have(long threads) {
+  std::vector<std::thread> tried;
+  std::mutex mutex;
+  bool may = true;
+  {
+    const std::lock_guard lock(mutex);  // all of them live at a time
+    try {
+      while (static_cast<long>(tried.size()) < threads) {
+        tried.emplace_back([&mutex] { const std::lock_guard waits(mutex); });
+      }
+    } catch (const std::exception&) {
+      may = false;
+    }
+  }
+  for (std::thread& thread : tried) thread.join();
+  return may;
+}
 
 }  // namespace
 
@@ -47,7 +67,8 @@ struct ShortWaits::Idle {
 
 ShortWaits::ShortWaits(int threads) {
   const long team = sysconf(_SC_NPROCESSORS_ONLN) - threads + 2;
-  if (threads > 1 && team >= 2 && team <= kMostThreads) idle_ = std::make_unique<Idle>(team);
+  if (threads < 2 || team < 2 || team > kMostThreads || !may_have(team)) return;
+  idle_ = std::make_unique<Idle>(team);
 }
 
 ShortWaits::~ShortWaits() {

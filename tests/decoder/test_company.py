@@ -113,6 +113,36 @@ def test_hypotheses_are_the_same_in_company(family, monkeypatch) -> None:
     assert seen and all(company.is_noticed for company in seen)
 
 
+# Prints whether a process that may have so many more bytes of stacks has more threads.
+LIMITED = """
+import os, resource, sys
+import torch
+from el_attention._C import ShortWaits
+
+torch.set_num_threads(2)
+torch.zeros(1 << 18).exp_()
+lines = open("/proc/self/status").read().splitlines()
+held = next(int(line.split()[1]) for line in lines if line.startswith("VmData:")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (held + int(sys.argv[1]), resource.RLIM_INFINITY))
+before = len(os.listdir("/proc/self/task"))
+short_waits = ShortWaits(2)
+print(len(os.listdir("/proc/self/task")) > before)
+"""
+
+
+@pytest.mark.skipif(os.sysconf("SC_NPROCESSORS_ONLN") > 8, reason="kMostThreads of short_waits.cpp")
+@pytest.mark.parametrize(
+    ("stacks", "has_more"), [(1 << 20, False), (12 << 20, False), (1 << 30, True)]
+)
+def test_a_process_that_may_have_no_more_threads_goes_on_without(stacks, has_more) -> None:
+    """A stack takes 8 MiB: with 12 there is one thread, and none for its team."""
+    command = [sys.executable, "-c", LIMITED, str(stacks)]
+    found = subprocess.run(
+        ["bash", "-c", 'ulimit -s 8192 && exec "$@"', "-", *command], capture_output=True, text=True
+    )
+    assert (found.stdout, found.returncode) == (f"{has_more}\n", 0), found.stderr
+
+
 # Prints the seconds of processor time that threads take while they have nothing to do.
 WAITING = """
 import statistics, sys, time

@@ -200,7 +200,7 @@ SMOKE = Profile(
     dtypes=("float32",),
     sentences=20,
     rounds=1,
-    memory=4 * 2**20,
+    memory=5 * 2**20,
     shrink={
         "width": 16,
         "heads": 8,
