@@ -226,7 +226,7 @@ std::string too_much_shared(const AttendPlan& plan, const Device& device) {
          std::to_string(device.arch) + " gives " + std::to_string(device.shared_per_block);
 }
 
-std::string reason_against_sizes(const Sizes& sizes) {
+std::string unsupported_sizes(const Sizes& sizes) {
   const int64_t queries = sizes.beam * sizes.heads;
   if (sizes.groups * queries > kMaxGridX || sizes.rows > kMaxGridX - kGranularity) {
     return "groups x beam x heads and rows must be below 2^31";
@@ -234,7 +234,7 @@ std::string reason_against_sizes(const Sizes& sizes) {
   return "";
 }
 
-std::string reason_against_expanded_query(const AttendParams& params, Dtype dtype,
+std::string unsupported_by_expanded_query(const AttendParams& params, Dtype dtype,
                                           const Device& device) {
   if (dtype != Dtype::kFloat16 && dtype != Dtype::kBFloat16) return "it takes 16-bit floats";
   if (device.arch < 75) return "it takes sm_75 or newer";
@@ -251,7 +251,7 @@ std::string reason_against_expanded_query(const AttendParams& params, Dtype dtyp
   return too_much_shared(plan_expanded_query(params, device, 0), device);
 }
 
-std::string reason_against_simt(const AttendParams& params, Dtype dtype, const Device& device) {
+std::string unsupported_by_simt(const AttendParams& params, Dtype dtype, const Device& device) {
   constexpr int kMost = SimtStorage<float, 1>::kMaxValueWidth;
   if (params.sizes.value_width > kMost) {
     return "it takes values of a width up to " + std::to_string(kMost);
@@ -325,12 +325,12 @@ void launch_repair(const AttendParams& params, Stream stream) {
 
 }  // namespace
 
-std::string reason_against(Kernel kernel, const AttendParams& params, Dtype dtype,
-                           const Device& device) {
-  const std::string sizes = reason_against_sizes(params.sizes);
+std::string unsupported(Kernel kernel, const AttendParams& params, Dtype dtype,
+                        const Device& device) {
+  const std::string sizes = unsupported_sizes(params.sizes);
   if (!sizes.empty()) return sizes;
-  return kernel == Kernel::kExpandedQuery ? reason_against_expanded_query(params, dtype, device)
-                                          : reason_against_simt(params, dtype, device);
+  return kernel == Kernel::kExpandedQuery ? unsupported_by_expanded_query(params, dtype, device)
+                                          : unsupported_by_simt(params, dtype, device);
 }
 
 AttendPlan plan_attend(Kernel kernel, const AttendParams& params, Dtype dtype, const Device& device,
@@ -344,7 +344,7 @@ AttendPlan plan_attend(Kernel kernel, const AttendParams& params, Dtype dtype, c
 AttendPlan plan_attend(const AttendParams& params, Dtype dtype, const Device& device) {
   std::string reasons;
   for (Kernel kernel : {Kernel::kExpandedQuery, Kernel::kSimt}) {
-    const std::string reason = reason_against(kernel, params, dtype, device);
+    const std::string reason = unsupported(kernel, params, dtype, device);
     if (reason.empty()) return plan_attend(kernel, params, dtype, device);
     reasons += std::string(reasons.empty() ? "" : "; ") + name_of(kernel) + ": " + reason;
   }
@@ -375,7 +375,7 @@ void launch_attend(const AttendPlan& plan, const AttendParams& params, Dtype dty
 void launch_weights(const WeightsParams& params, Dtype dtype, const Device& device, Stream stream) {
   const Sizes& sizes = params.sizes;
   if (sizes.rows == 0) return;
-  const std::string reason = reason_against_sizes(sizes);
+  const std::string reason = unsupported_sizes(sizes);
   if (!reason.empty()) throw std::invalid_argument("weights: " + reason);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -31,8 +31,8 @@ struct AttendPlan {
 };
 
 // Why a kernel cannot run a call on a device; empty where it can.
-std::string reason_against(Kernel kernel, const AttendParams& params, Dtype dtype,
-                           const Device& device);
+std::string unsupported(Kernel kernel, const AttendParams& params, Dtype dtype,
+                        const Device& device);
 
 // Plans for one kernel, against which there must be no reason.
 //   splits: ranges of rows to aim at, or 0 for as many as pay.

@@ -102,7 +102,7 @@ void attend(Driver& driver) {
     plan = plan_attend(params, dtype, device);
   } else {
     const Kernel chosen = kernel == "simt" ? Kernel::kSimt : Kernel::kExpandedQuery;
-    const std::string reason = reason_against(chosen, params, dtype, device);
+    const std::string reason = unsupported(chosen, params, dtype, device);
     if (!reason.empty()) throw std::invalid_argument(kernel + ": " + reason);
     plan = plan_attend(chosen, params, dtype, device, splits);
   }
