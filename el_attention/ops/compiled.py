@@ -85,9 +85,13 @@ def _built_for(key: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key("el_attention::attend", key))
 
 
-@torch.compiler.assume_constant_result
 def _distrust(operators: Sequence[str], device: torch.device, dtype: torch.dtype) -> str | None:
     return trust.GPUS.unsupported(operators, device, dtype)
+
+
+# What torch.compiler.assume_constant_result does, which would import the compiler: a second and
+# 64 MiB for every generation.
+_distrust._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -259,6 +259,12 @@ def test_right_operators_are_used_with_their_own_bits(cpu_as_gpu) -> None:
     assert torch.equal(ops.log_sum_exp(logits), reference.log_sum_exp(logits))
 
 
+def test_compilers_take_the_tries_for_constant() -> None:
+    """Marked by hand, as torch marks functions whose results are constants to its compiler."""
+    marked = torch.compiler.assume_constant_result(lambda: None)
+    assert vars(compiled._distrust) == vars(marked) != {}
+
+
 def test_an_operator_is_tried_with_numbers_where_a_compiler_comes_first(cpu_as_gpu) -> None:
     cpu_as_gpu("loses a token")
     with FakeTensorMode():
