@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -31,12 +32,13 @@ class NarrowWeights:
     """The narrow weights of one model, kept from one generation to the next.
 
     Each generation compares them with the model's own, bit by bit: a model may have been changed in
-    ways that leave no trace.
+    ways that leave no trace.  What had none is looked at again if torch has recorded a change.
     """
 
     def __init__(self) -> None:
         """Begins with none."""
         self._kept: dict[Place, Tensor] = {}
+        self._wide: dict[Place, int] = {}
         self._said: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -53,10 +55,10 @@ class NarrowWeights:
         Args:
             spec: the spec of the model as it is now.
         """
-        kept, self._kept = self._kept, {}
+        looking = _Looking(spec.device, self._kept, self._wide)
+        self._kept, self._wide = {}, looking.wide
         if not reads_narrow(spec):
             return spec
-        looking = _Looking(kept, int(_SHARE * free_bytes(spec.device)))
         result = _mapped(spec, looking, {})
         self._kept = {place: found for place, found in looking.found.items() if found is not None}
         self._say(looking)
@@ -92,15 +94,24 @@ class _Looking:
     Attributes:
         found: the narrow weights, or None where there is none.
         alone: the narrow weights that have no float32 one beside them.
+        wide: the versions of weights that have no narrow one, as torch counts their changes.
         refused: how many there was no room for.
     """
 
-    def __init__(self, kept: dict[Place, Tensor], room: int) -> None:
+    def __init__(
+        self, device: torch.device, kept: dict[Place, Tensor], wide: dict[Place, int]
+    ) -> None:
         self.found: dict[Place, Tensor | None] = {}
         self.alone: dict[Place, Tensor] = {}
+        self.wide: dict[Place, int] = {}
         self.refused = 0
+        self._device = device
         self._kept = kept
-        self._room = room
+        self._known_wide = wide
+
+    @cached_property
+    def _room(self) -> int:
+        return int(_SHARE * free_bytes(self._device))
 
     def __call__(self, affine: Affine) -> Affine:
         """Returns an affine layer with its narrow weight, if there is one."""
@@ -110,16 +121,23 @@ class _Looking:
             self.alone[place] = weight
             return affine
         if place not in self.found:
-            self.found[place] = self._look(weight.detach(), self._kept.get(place))
+            self.found[place] = self._look(place, weight.detach())
         narrow = self.found[place]
         return affine if narrow is None else replace(affine, narrow=narrow)
 
-    def _look(self, weight: Tensor, kept: Tensor | None) -> Tensor | None:
+    def _look(self, place: Place, weight: Tensor) -> Tensor | None:
+        kept = self._kept.get(place)
+        version = None if weight.is_inference() else weight._version  # those have none
+        if version is not None and self._known_wide.get(place) == version:
+            self.wide[place] = version
+            return None
         if kept is None and 2 * weight.numel() > self._room:
             self.refused += 1
             return None
         narrow = narrowed(weight, kept)
-        if kept is None and narrow is not None:
+        if narrow is None and version is not None:
+            self.wide[place] = version
+        elif narrow is not None and kept is None:
             self._room -= narrow.nbytes
         return narrow
 

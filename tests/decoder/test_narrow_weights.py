@@ -158,6 +158,27 @@ def test_a_weight_that_changed_has_another_copy_in_the_next_generation(is_record
     assert weights.added_to(spec).layers[0].self_attn.key.narrow is None
 
 
+@pytest.mark.parametrize("is_inference", (True, False))
+def test_a_weight_that_becomes_exact_has_a_copy_in_the_next_generation(is_inference):
+    with torch.inference_mode(is_inference):
+        spec, weights = random_decoder(Shape(), torch.float32), NarrowWeights()
+        assert weights.added_to(spec) is weights.added_to(spec) is spec
+        changed = spec.layers[0].self_attn.key.weight
+        changed.copy_(changed.half())
+        (narrow,) = (
+            found.narrow for found in affines(weights.added_to(spec)) if found.narrow is not None
+        )
+        assert torch.equal(narrow.float(), changed)
+
+
+def test_a_weight_without_a_copy_is_looked_at_once(monkeypatch):
+    spec, weights = random_decoder(Shape(), torch.float32), NarrowWeights()
+    weights.added_to(spec)
+    monkeypatch.setattr(narrow_module, "narrowed", pytest.fail)
+    monkeypatch.setattr(narrow_module, "free_bytes", pytest.fail)
+    assert weights.added_to(spec) is spec
+
+
 def test_what_does_not_fit_in_half_of_free_memory_is_left_out(monkeypatch, caplog):
     caplog.set_level(logging.INFO, narrow_module.__name__)
     spec, weights = exact_decoder(Shape()), NarrowWeights()
