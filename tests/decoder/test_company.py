@@ -132,7 +132,12 @@ print(len(os.listdir("/proc/self/task")) > before)
 
 @pytest.mark.skipif(os.sysconf("SC_NPROCESSORS_ONLN") > 8, reason="kMostThreads of short_waits.cpp")
 @pytest.mark.parametrize(
-    ("stacks", "has_more"), [(1 << 20, False), (12 << 20, False), (1 << 30, True)]
+    ("stacks", "has_more"),
+    [
+        pytest.param(1 << 20, False, marks=pytest.mark.slow),
+        (12 << 20, False),
+        pytest.param(1 << 30, True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_that_may_have_no_more_threads_goes_on_without(stacks, has_more) -> None:
     """A stack takes 8 MiB: with 12 there is one thread, and none for its team."""
