@@ -15,6 +15,7 @@ import torch
 
 from el_attention.decoder.company import Company
 from el_attention.ops import extension
+from crossed import REST
 from families import generate, model_of
 from tiny import assert_same
 
@@ -134,7 +135,7 @@ print(len(os.listdir("/proc/self/task")) > before)
 @pytest.mark.parametrize(
     ("stacks", "has_more"),
     [
-        pytest.param(1 << 20, False, marks=pytest.mark.slow),
+        pytest.param(1 << 20, False, marks=REST),
         (12 << 20, False),
         pytest.param(1 << 30, True, marks=pytest.mark.slow),
     ],
