@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from crossed import REST
 from el_attention.decoder.company import Company
 from el_attention.ops import extension
-from crossed import REST
 from families import generate, model_of
 from tiny import assert_same
 
