@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __version__ = "0.1.0"
@@ -24,11 +26,25 @@ class _Path(list[str]):
 
 __path__ = _Path(os.path.realpath(folder) for folder in __path__)
 
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Undoes what the import of a model of fairseq does: the root logger prints all it gets."""
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
 fairseq_error: Exception | None = None
 try:
-    import fairseq  # noqa: F401
+    with _root_logger_kept():
+        import fairseq  # noqa: F401
 
-    from el_attention import fairseq_plugin
+        from el_attention import fairseq_plugin
 except Exception as error:  # a broken fairseq fails in many ways; the doctor reports each
     fairseq_error = error
     if not (isinstance(error, ModuleNotFoundError) and error.name == "fairseq"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -103,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K/N",
         help="generate the K-th of N parts; default: %(default)s",
     )
-    parser.add_argument("--quiet", action="store_true", help="write no progress")
+    parser.add_argument("--quiet", action="store_true", help="write warnings and no progress")
 
 
 def run(options: argparse.Namespace) -> str:
@@ -112,6 +113,7 @@ def run(options: argparse.Namespace) -> str:
     Raises:
         ImportError, OSError, RuntimeError, TypeError, ValueError: see `corpus.generate`.
     """
+    logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO)
     recipe = Recipe(
         model=options.model,
         options=dict(options.option),
@@ -159,7 +161,7 @@ def _option(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as num_beams=4, got {text!r}")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

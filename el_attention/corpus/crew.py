@@ -125,11 +125,20 @@ class Workers(Generic[W]):
 
         Raises:
             OSError: if the engine raises one.
-            RuntimeError: if the engine raises another error, or its worker dies.
+            RuntimeError: if the engine raises another error, or every worker dies with it.
         """
-        worker = next(worker for worker in self._workers if worker.number not in self._busy)
-        worker.send(method, *arguments)
-        return _answer(worker)
+        deaths = 0
+        while True:
+            worker = next(worker for worker in self._workers if worker.number not in self._busy)
+            worker.send(method, *arguments)
+            try:
+                return worker.receive()
+            except WorkerDied as death:
+                deaths += 1
+                if deaths == _DEATHS:
+                    raise _error_of(worker, death) from death
+                logger.warning(f"a worker died when it was asked to {method}: {death}")
+                self._replace(worker)
 
     def begin(self, memory_budget: int) -> None:
         """See `Crew`.
@@ -146,13 +155,13 @@ class Workers(Generic[W]):
         again: deque[_Task] = deque()
         tasks = map(_Task, batches)
         while True:
-            for worker in self._workers:
-                if worker.number not in self._busy:
-                    task = again.popleft() if again else next(tasks, None)
+            for number in range(len(self._workers)):
+                if number not in self._busy:
+                    task = again.popleft() if again else next(tasks, None)  # which may ask
                     if task is None:
                         break
-                    self._busy[worker.number] = task
-                    worker.send("generate", task.batch)
+                    self._busy[number] = task
+                    self._workers[number].send("generate", task.batch)
             busy = [worker for worker in self._workers if worker.number in self._busy]
             if not busy:
                 return
@@ -194,7 +203,11 @@ def _answer(worker: Worker) -> Any:
     try:
         return worker.receive()
     except WorkerDied as death:
-        raise RuntimeError(f"worker {worker.number + 1} died: {death}") from death
+        raise _error_of(worker, death) from death
+
+
+def _error_of(worker: Worker, death: WorkerDied) -> RuntimeError:
+    return RuntimeError(f"worker {worker.number + 1} died: {death}")
 
 
 def _after_death(task: _Task, death: str, again: deque[_Task]) -> dict[int, Answer]:

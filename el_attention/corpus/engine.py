@@ -79,9 +79,17 @@ class Recipe:
         return self.is_of_fairseq or bool(self.options.get("output_scores"))
 
     def device_of(self, worker: int) -> str:
-        """Returns the device of one of several processes, which take the GPUs in turns."""
+        """Returns the device of one of several processes, which take the GPUs in turns.
+
+        Raises:
+            ValueError: if it is to be a GPU, and there is none.
+        """
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return f"cuda:{worker % torch.cuda.device_count()}" if device == "cuda" else device
+        if device != "cuda":
+            return device
+        if not torch.cuda.is_available():
+            raise ValueError(f"device cuda: torch {torch.__version__} finds no GPU that it can use")
+        return f"cuda:{worker % torch.cuda.device_count()}"
 
     def sharing(self, workers: int) -> int:
         """Returns how many of some processes share one device, at most."""

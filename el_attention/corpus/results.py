@@ -9,11 +9,19 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from types import NoneType
+from typing import IO, Any, NamedTuple
 
 from el_attention.corpus.source import JSON_SUFFIXES, PARQUET_SUFFIX, parquet_library
 from el_attention.robust.journal import sync_folder
 
+# The types of a result's fields.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "id": (str, int, NoneType),
+    "hypotheses": list,
+    "scores": (list, NoneType),
+    "reason": (str, NoneType),
+}
 _AT_ONCE = 1024  # rows of Parquet that are written together
 
 
@@ -101,16 +109,30 @@ def read(path: Path) -> Iterator[Result]:
         try:
             with parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=_AT_ONCE):
-                    yield from (Result(**values) for values in batch.to_pylist())
-        except (TypeError, arrow.ArrowException) as error:
+                    yield from (_result(values) for values in batch.to_pylist())
+        except (TypeError, UnicodeDecodeError, arrow.ArrowException) as error:
             raise ValueError(f"{path}: expected results: {error}") from error
         return
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield Result(**json.loads(line))
+                yield _result(json.loads(line))
             except (TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path}: line {number}: expected a result: {error}") from error
+
+
+def _result(values: dict[str, Any]) -> Result:
+    """Returns a result of its fields.
+
+    Raises:
+        TypeError: if it has others, or of other types.
+    """
+    result = Result(**values)
+    for name, kinds in _TYPES.items():
+        found = getattr(result, name)
+        if not isinstance(found, kinds) or isinstance(found, bool):
+            raise TypeError(f"{name}: got {type(found).__name__}")
+    return result
 
 
 def _write_json(file: IO[bytes], results: Iterable[Result]) -> int:

@@ -208,7 +208,7 @@ class Source:
                         raise ValueError(f"expected a column {name!r}, there are {names}")
                 place = 0
                 for batch in file.iter_batches(batch_size=_AT_ONCE, columns=columns):
-                    for values in batch.to_pylist():
+                    for values in _values(batch):
                         yield self._row(place, values)
                         place += 1
         except (ValueError, arrow.ArrowException) as error:
@@ -281,10 +281,24 @@ def _parsed(place: int, line: bytes) -> dict[str, Any] | str:
     return values
 
 
+def _values(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Yields the columns of each row of Parquet, or what is wrong with it."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:  # before the first of them
+        pass
+    for row in range(batch.num_rows):
+        try:
+            yield from batch.slice(row, 1).to_pylist()
+        except UnicodeDecodeError:
+            yield "is not UTF-8"
+
+
 def _wrong_id(value: object) -> str | None:
     """Says what a value is that cannot be an id, or None if it can."""
     if type(value) is int:
-        return None if abs(value) <= _LARGEST_ID else "a number beyond 64 bits"
+        return None if -_LARGEST_ID - 1 <= value <= _LARGEST_ID else "a number beyond 64 bits"
     if not isinstance(value, str):
         return type(value).__name__
     try:

@@ -91,6 +91,8 @@ class TextGenerator:
         loaded = load(checkpoint, options, data, device, dtype, plan)
         self._cfg, self._task, self._models = loaded.cfg, loaded.task, loaded.models
         self._options = self._cfg.generation
+        if self._options.nbest < 1:
+            raise ValueError(f"option nbest: expected at least 1, got {self._options.nbest}")
         if split is not None and truncation:
             raise ValueError(
                 "truncation: expected none of a data set, whose task may have truncate_source"

@@ -35,6 +35,8 @@ def load(name: str, device: str, dtype: str | None = None) -> tuple[PreTrainedMo
             trust_remote_code=False,
         )
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made of nothing, without a file
+            raise ValueError("expected a tokenizer beside it, found special tokens alone")
         return model.to(device).eval(), tokenizer
     except Exception as error:  # of as many kinds as there are files that are not as expected
         raise ValueError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
-from transformers.generation import GenerationMixin
+from torch import Tensor
+from transformers.generation import GenerationConfig, GenerationMixin
 
 from el_attention.transformers_plugin.encoder_decoder import EncoderDecoder, Whisper
 from el_attention.transformers_plugin.families import family_of
@@ -136,6 +138,10 @@ class Options:
                 raise ValueError(
                     f"generate_many: expected options of texts, tokens and scores, got {name}"
                 )
+        for name, kind in (("generation_config", GenerationConfig), ("decoder_input_ids", Tensor)):
+            if not isinstance(given.get(name), (kind, NoneType)):
+                found = type(given[name]).__name__
+                raise ValueError(f"generate_many: {name}: expected a {kind.__name__}, got {found}")
         self.given = dict(given)
         self.is_whisper = isinstance(family_of(model), Whisper)
         self._positions = getattr(model.config, "max_position_embeddings", None)
@@ -150,9 +156,15 @@ class Options:
         self.keeps_scores = bool(self._values.get("output_scores"))
         if self.is_whisper and self.keeps_scores:
             raise ValueError("generate_many: expected no output_scores for Whisper, got it")
-        self.beam = max(
-            self._values.get("num_beams", 1), self._values.get("num_return_sequences", 1)
-        )
+        numbers = {
+            name: self._values.get(name, 1) for name in ("num_beams", "num_return_sequences")
+        }
+        for name, number in numbers.items():
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(
+                    f"generate_many: {name}: expected a whole number from 1, got {number!r}"
+                )
+        self.beam = max(numbers.values())
         prompt = self._values.get("decoder_input_ids")
         self.decoder_prompt = 1 if prompt is None else max(1, prompt.size(-1))
         self.apart = self._reason_for_batches_of_one(model)

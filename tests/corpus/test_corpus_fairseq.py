@@ -253,6 +253,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"lenpen": "a"}, "option lenpen: expected a number, got 'a'"),
     "bool": ({"sampling": "yes"}, "option sampling: expected a value such as False, got 'yes'"),
     "zero": ({"beam": 0}, "beam: expected at least 1, got 0"),
+    "none of the best": ({"nbest": 0}, "option nbest: expected at least 1, got 0"),
     "printed": ({"print_alignment": "hard"}, "option print_alignment: expected none, because it p"),
     "constraints": ({"constraints": "ordered"}, "option constraints: expected none, because rows"),
     "plan": ({"attention_plan": "auto"}, "the plan has an argument of its own"),

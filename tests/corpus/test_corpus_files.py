@@ -38,6 +38,7 @@ LINES: dict[str, tuple[Any, str | int | None, object, str | None]] = {
     "no text": ({"key": "c"}, "c", None, "row 1: expected a column 'text', there are ['key']"),
     "no id": ({"text": "x"}, None, "x", "row 1: expected an id in column 'key', got NoneType"),
     "bool": ({"key": True, "text": "x"}, None, "x", "row 1: expected an id in column 'key', got b"),
+    "least": ({"key": -(2**63), "text": "x"}, -(2**63), "x", None),
     "large": ({"key": 2**63, "text": "x"}, None, "x", "row 1: expected an id in column 'key', got"),
     "half": ('{"key": "\\ud800", "text": "x"}', None, "x", "row 1: expected an id"),
     "broken": ('{"key": "d", "te', None, None, "row 1 is no JSON: Unterminated"),
@@ -97,6 +98,14 @@ def test_parquet_is_read_as_json_lines_are(tmp_path) -> None:
     ]
     with pytest.raises(ValueError, match=r"rows\.parquet: expected a column 'txt', there are \["):
         list(Source(path, "txt").rows())
+    texts = arrow.array([b"x", b"\xff", b"z"])
+    texts = arrow.Array.from_buffers(arrow.string(), 3, texts.buffers())
+    parquet.write_table(arrow.table({"text": texts}), path)
+    assert list(Source(path).rows()) == [
+        Row(0, 1, "x"),
+        Row(1, 2, None, "row 2 is not UTF-8"),
+        Row(2, 3, "z"),
+    ]
     path.write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match=r"corpus .*rows\.parquet: "):
         list(Source(path).rows())
@@ -175,7 +184,14 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"id": 1}', '{"id": 1, "text": "x"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", "[]", '{"id": 1}', '{"id": 1, "text": "x"}'),
+        '{"id": 1, "hypotheses": ["x"], "scores": 1, "reason": null}',
+        '{"id": true, "hypotheses": ["x"], "scores": null, "reason": null}',
+    ],
+)
 def test_what_holds_no_results_is_named_with_its_line(line, tmp_path) -> None:
     path = tmp_path / "results.jsonl"
     write(path, RESULTS[:1], whole_ids=False)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from corpora import ROWS, forked, read_rows, saved_model, write_rows
 from el_attention import cli
@@ -88,6 +89,9 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "cannot generate with the options {'num_beams': 2, 'num_return_sequences': 3}: ValueError",
     ),
     "unknown": (["--option=no_such_option=2"], "no_such_option"),
+    "not a number": (["--option=num_beams=abc"], "num_beams: expected a whole number from 1"),
+    "no tensor": (["--option=decoder_input_ids=[[1]]"], "expected a Tensor, got list"),
+    "nested": ([f"--option=a={'[' * 100_000}"], "cannot generate with the options"),
     "model": (["--device=nowhere"], "cannot be loaded: RuntimeError"),
     "output": (["--id-column=text"], "repeats"),
     "shard": (["--shard=1/2"], "shard 1/2: expected a memory budget"),
@@ -103,6 +107,28 @@ def test_what_is_wrong_with_all_rows_is_one_error_of_the_run(case, bart, tmp_pat
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("el-attention generate: ") and message in error
     assert [*tmp_path.iterdir()] == [rows]
+
+
+def test_a_folder_without_a_tokenizer_is_one_error(bart, tmp_path, capsys) -> None:
+    """Transformers makes one that finds nothing in any text."""
+    kept = ("config.json", "generation_config.json", "model.safetensors")
+    folder = shutil.copytree(
+        bart, tmp_path / "model", ignore=lambda _, names: [n for n in names if n not in kept]
+    )
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    assert cli.main(["generate", str(folder), str(rows), str(tmp_path / "out.jsonl")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"model {folder}: cannot be loaded" in error and "tokenizer" in error
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers=1"]])
+def test_a_device_that_is_not_there_is_one_error(workers, bart, tmp_path, capsys) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    rows = write_rows(tmp_path / "rows.jsonl", ROWS)
+    arguments = [str(bart), str(rows), str(tmp_path / "out.jsonl"), "--device=cuda", *workers]
+    assert cli.main(["generate", *arguments]) == 1
+    assert "device cuda: torch" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,50 @@ def test_a_worker_that_dies_is_replaced_and_its_batch_is_the_same(tmp_path, capl
     assert "a worker died while it generated for rows" in caplog.text
     assert "killed by SIGKILL" in caplog.text
     assert found == generated(tmp_path, rows, "whole.jsonl")
+
+
+class Fragile(Echo):
+    """An engine that dies when it is to fix batches: each time, or but once."""
+
+    def fix(self, *arguments: Any) -> Any:
+        flag = Path(self._recipe.model) / KILLS_ONCE
+        if not flag.exists():
+            if KILLS_ONCE in self._recipe.options:
+                flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fix(*arguments)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_with_other_work_is_replaced(workers, tmp_path, monkeypatch) -> None:
+    expected = generated(tmp_path, ROWS, "one.jsonl", workers=None)
+    monkeypatch.setattr(run, "Engine", Fragile)
+    source = Source(tmp_path / "rows.jsonl", id_column="key")
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(RuntimeError, match="worker 1 died: killed by SIGKILL"):
+        generate(Recipe(str(tmp_path)), source, out, workers=workers, memory_budget=9)
+    recipe = Recipe(str(tmp_path), options={KILLS_ONCE: True})
+    generate(recipe, source, tmp_path / "two.jsonl", workers=workers, memory_budget=9)
+    assert read_rows(tmp_path / "two.jsonl") == expected
+
+
+class FragileLater(Echo):
+    """An engine that dies once, in a window that is not the first."""
+
+    def fix(self, texts: Any, memory_budget: int) -> Any:
+        flag = Path(self._recipe.model) / KILLS_ONCE
+        if 0 not in texts and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fix(texts, memory_budget)
+
+
+def test_a_worker_that_dies_while_others_generate_is_replaced(tmp_path, monkeypatch) -> None:
+    """The second window is fixed while the batches of the first are generated."""
+    expected = generated(tmp_path, ROWS, "one.jsonl", workers=None)
+    monkeypatch.setattr(run, "Engine", FragileLater)
+    assert generated(tmp_path, ROWS, "two.jsonl") == expected
+    assert (tmp_path / KILLS_ONCE).exists()
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_the_package_is_silent_without_frameworks(absent) -> None:
         f"assert (el_attention.fairseq_error is not None) == ('fairseq' in {absent.split()})\n"
         "assert 'el_attention.transformers_plugin' not in sys.modules\n"
         "assert 'torch._dynamo' not in sys.modules\n"  # which takes 64 MiB
+        "assert not logging.root.handlers and logging.root.level == logging.WARNING\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

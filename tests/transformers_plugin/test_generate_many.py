@@ -392,6 +392,10 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"attention_mask": 1}, ValueError, "attention_mask is made of the texts"),
     ({"output_logits": True}, ValueError, "expected options of texts, tokens and scores, got out"),
     ({"num_beams": 2, "num_return_sequences": 3}, ValueError, "num_return_sequences"),
+    ({"num_beams": "abc"}, ValueError, "num_beams: expected a whole number from 1, got 'abc'"),
+    ({"num_return_sequences": -1}, ValueError, "num_return_sequences: expected a whole number"),
+    ({"generation_config": 5}, ValueError, "expected a GenerationConfig, got int"),
+    ({"decoder_input_ids": [[1]]}, ValueError, "expected a Tensor, got list"),
     ({"no_such_option": 2}, ValueError, "no_such_option"),
 ]
 
