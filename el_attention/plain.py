@@ -10,6 +10,9 @@ from torch.nn.modules import module as everywhere
 
 from el_attention.decoder import FreedModule
 
+# What every module has, beside its parts; none of it computes anything.
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
 
 def unsupported(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str | None:
     """Returns why `module` may compute something else than `kinds` do, or None.
@@ -43,9 +46,9 @@ def own_method(module: nn.Module) -> str | None:
     Those that every module has, but for `forward`, compute nothing.
     """
     for name in vars(module):
-        if callable(getattr(type(module), name, None)) and (
-            name == "forward" or not hasattr(nn.Module, name)
-        ):
+        if name in _OF_EVERY_MODULE or not callable(getattr(type(module), name, None)):
+            continue
+        if name == "forward" or not hasattr(nn.Module, name):
             return name
     return None
 

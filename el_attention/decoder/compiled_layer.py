@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,5 +68,5 @@ def _tensors(part: object) -> Iterator[Tensor]:
     if isinstance(part, Tensor):
         yield part
     elif is_dataclass(part):
-        for field in fields(part):
-            yield from _tensors(getattr(part, field.name))
+        for value in vars(part).values():
+            yield from _tensors(value)

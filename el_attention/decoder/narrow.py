@@ -7,7 +7,7 @@ few beams takes the time of reading the weights; from 16 bits it has the same re
 from __future__ import annotations
 
 import logging
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -158,7 +158,7 @@ def _changed(part: Any, change: _Looking, seen: dict[int, Any]) -> Any:
         return items if any(new is not old for new, old in zip(items, part, strict=True)) else part
     if not is_dataclass(part) or isinstance(part, type):
         return part
-    before = {field.name: getattr(part, field.name) for field in fields(part)}
+    before = vars(part)
     after = {name: _mapped(value, change, seen) for name, value in before.items()}
     different = {name: value for name, value in after.items() if value is not before[name]}
     return replace(part, **different) if different else part
