@@ -62,9 +62,9 @@ def _mounts(text: str) -> Iterator[tuple[str, str, str]]:
     """Yields version, group that is shown and mount point of every tree that may limit memory."""
     for line in text.splitlines():
         mount, _, source = line.partition(" - ")
-        shown, point = (_unescaped(field) for field in mount.split()[3:5])
         kind, _, options = source.split(" ", 2)
         if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
+            shown, point = (_unescaped(field) for field in mount.split()[3:5])
             yield kind, shown, point
 
 

@@ -124,8 +124,10 @@ def with_room(work: Callable[[], T]) -> T:
 def _left_by_limits() -> Iterator[int]:
     for limit, field in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         allowed, _ = resource.getrlimit(limit)
+        if allowed == resource.RLIM_INFINITY:
+            continue
         used = _field("/proc/self/status", field)
-        if allowed != resource.RLIM_INFINITY and used is not None:
+        if used is not None:
             yield allowed - used
     yield from left_by_groups()
 
