@@ -137,7 +137,7 @@ print(len(os.listdir("/proc/self/task")) > before)
     [
         pytest.param(1 << 20, False, marks=REST),
         (12 << 20, False),
-        pytest.param(1 << 30, True, marks=pytest.mark.slow),
+        pytest.param(1 << 30, True, marks=REST),
     ],
 )
 def test_a_process_that_may_have_no_more_threads_goes_on_without(stacks, has_more) -> None:
